@@ -1,0 +1,61 @@
+# Two commands do everything from nothing but Python and make, their own set-up included:
+#
+#     make demo     watch VSGD, ConstantVSGD, AdamW and SGD train the same network on real data
+#     make test     run the tests
+#
+# `make lint types doctest` are what CI checks besides; `make kernels` compiles the rules again after a change to one;
+# `make clean` starts over.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# What the compiled kernels are made from: where one of these is newer, the editable install is made again.
+RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py src/varigrad/engine/trace.py src/varigrad/engine/rule.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow kernels lint types doctest clean
+
+help:
+	@sed -n 's/^#     /  /p' Makefile
+
+# The environment is made once and made again only when what it is made from changes. torch comes first and
+# alone, so that nothing else's requirement can choose another build of it. Ensurepip may be missing on Debian's
+# Python: then the message of `python3 -m venv` says which package to install.
+$(READY): pyproject.toml constraints.txt setup.py $(RULES)
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; a few minutes with a cold download cache) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "varigrad needs Python 3.10 or newer; try make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  torch ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@echo "  varigrad and the development tools ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "  ready."
+
+demo: $(READY)
+	@echo "Training one network on scikit-learn's handwritten digits with each optimizer ..."
+	$(BIN)/varigrad compare --out demo
+
+test: $(READY)
+	@echo "Running the tests ..."
+	$(BIN)/python -m pytest -n 2 --quiet
+
+kernels: $(READY)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow --timeout 0
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+doctest: $(READY)
+	$(BIN)/python -m pytest --quiet --doctest-modules src
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

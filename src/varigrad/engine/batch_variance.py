@@ -1,0 +1,44 @@
+"""Reading what a tap on the layers, or the user, has found out about the spread inside a mini-batch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["batch_variance"]
+
+
+def batch_variance(param: Tensor, purpose: str) -> tuple[Tensor, int]:
+    """Returns `param.grad_variance` and `param.grad_samples`.
+
+    Args:
+        param: A parameter with a gradient, the mean of `grad_samples` single gradients.
+        purpose: Who needs it for what; begins the error message.
+
+    Returns:
+        The unbiased variance of the gradient, element by element, and the number of samples it was found from.
+
+    Raises:
+        RuntimeError: If either is missing.
+        TypeError: If either is of the wrong type.
+        ValueError: If the variance is not shaped like the parameter, or there is less than one sample.
+    """
+    variance, samples = getattr(param, "grad_variance", None), getattr(param, "grad_samples", None)
+    if variance is None or samples is None:
+        missing = "grad_variance" if variance is None else "grad_samples"
+        raise RuntimeError(
+            f"{purpose}, but its {missing} is missing: after each backward pass set grad_variance (the unbiased "
+            "variance of the gradient, shaped like the parameter) and grad_samples (the samples in the mini-batch)"
+        )
+    if not isinstance(variance, Tensor) or isinstance(samples, bool) or not isinstance(samples, int):
+        raise TypeError(
+            f"{purpose}, but it has a grad_variance of type {type(variance).__name__} and grad_samples = {samples!r}, "
+            "where a tensor and an integer are accepted"
+        )
+    if variance.shape != param.shape:
+        raise ValueError(
+            f"{purpose}, but its grad_variance has the shape {tuple(variance.shape)}, where {tuple(param.shape)} is "
+            "accepted"
+        )
+    if samples < 1:
+        raise ValueError(f"{purpose}, but its grad_samples = {samples}, where at least 1 is accepted")
+    return variance, samples

@@ -1,0 +1,147 @@
+"""A rule's trace as C: one pass over memory, one function per rule and dtype.
+
+This file and what it imports do without torch, because it also runs where the package is built (`setup.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from .rule import Rule
+from .trace import ELEMENT, NUMBER, Symbol, Trace
+
+__all__ = ["DTYPES", "fingerprint", "library", "symbol"]
+
+DTYPES = ("float", "double")
+"""The C types that there is a function for."""
+
+# Multiplications and additions must be rounded one by one, as torch rounds them, or fused and loop would differ; that
+# is the build's -ffp-contract=off. Everything else about speed is the compiler's: it turns the loop into vector code,
+# once for each level of x86 processors, of which the loader chooses one.
+_PROLOGUE = """\
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define LEVELS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LEVELS
+#endif
+"""
+
+# What stands for each operation, with `{r}` the suffix of the C library's functions on this type.
+_EXPRESSIONS = {
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "div": "{0} / {1}",
+    "neg": "-{0}",
+    "sqrt": "sqrt{r}({0})",
+    "abs": "fabs{r}({0})",
+    "sign": "({t})(({0} > 0) - ({0} < 0))",
+    # A NaN compares false, so that it is passed on.
+    "maximum": "{0} < {1} ? {1} : {0}",
+    "minimum": "{0} > {1} ? {1} : {0}",
+    "greater": "{0} > {1}",
+    "less": "{0} < {1}",
+    "where": "{0} ? {1} : {2}",
+}
+
+_FUNCTION = """
+/* {name}: pointers[span][{width}] to {arrays};
+   bounds[span][2] are the first and the end element; numbers[span][{count}] are {scalars}. */
+LEVELS
+static void {symbol}_span(int64_t start, int64_t stop, {parameters}, const double *numbers, double *sums) {{
+{numbers}{sums}    {reduction}for (int64_t i = start; i < stop; i++) {{
+{body}    }}
+{stores}}}
+
+void {symbol}(int64_t spans, void *const *pointers, const int64_t *bounds, const double *numbers, double *sums) {{
+    for (int64_t k = 0; k < spans; k++, pointers += {width}, bounds += 2, numbers += {count}, sums += {statistics})
+        {symbol}_span(bounds[0], bounds[1], {casts}, numbers, sums);
+}}
+"""
+
+
+def symbol(name: str, ctype: str) -> str:
+    """Returns the name of the C function of a rule for a C type."""
+    return f"varigrad_{name}_{ctype}"
+
+
+def trace(rule: Rule) -> Trace:
+    """Returns the graph that is compiled; the gradient's sign and the decay are numbers, so that one serves all."""
+
+    def function(param: Symbol, grad: Symbol, *state: Symbol, direction: Symbol, **scalars: Any) -> tuple[Any, ...]:
+        return rule(param, direction * grad, *state, **scalars)
+
+    scalars = dict.fromkeys((*rule.keywords, "decay", "direction"), NUMBER)
+    return Trace.of(function, rule.elements, scalars, rule.results)
+
+
+def _function(rule: Rule, ctype: str) -> str:
+    """Returns the C function that runs a rule over spans of tensors."""
+    graph = trace(rule)
+    suffix = "f" if ctype == "float" else ""
+    names: dict[int, str] = {}
+    numbers, body = [], []
+
+    def operand(value: Symbol | float, kind: int) -> str:
+        if not isinstance(value, Symbol):
+            return f"({ctype}){float(value)!r}" if kind == ELEMENT else repr(float(value))
+        # Numbers are computed in double and rounded once, as torch does with a Python number.
+        return f"({ctype}){names[id(value)]}" if value.kind < kind else names[id(value)]
+
+    for index, name in enumerate((*rule.keywords, "decay", "direction")):
+        names[id(graph.inputs[name])] = name
+        numbers.append(f"    const double {name} = numbers[{index}];\n")
+    for name in rule.elements:
+        names[id(graph.inputs[name])] = f"{name}_"
+        body.append(f"        const {ctype} {name}_ = {name}[i];\n")
+    for index, node in enumerate(graph.nodes):
+        names[id(node)] = f"v{index}"
+        kind = NUMBER if node.kind == NUMBER else ELEMENT
+        arguments = [operand(argument, kind) for argument in node.arguments]
+        here = "double" if kind == NUMBER else ctype
+        expression = _EXPRESSIONS[node.operation].format(*arguments, r=suffix if kind == ELEMENT else "", t=here)
+        if node.operation in ("greater", "less"):
+            here = "int"
+        (numbers if kind == NUMBER else body).append(
+            f"{'    ' if kind == NUMBER else '        '}const {here} v{index} = {expression};\n"
+        )
+    for name in ("param", *rule.state):
+        body.append(f"        {name}[i] = {names[id(graph.results[name])]};\n")
+    for name in rule.statistics:
+        body.append(f"        {name} += (double){names[id(graph.results[name])]};\n")
+    return _FUNCTION.format(
+        name=rule.name,
+        symbol=symbol(rule.name, ctype),
+        width=len(rule.elements),
+        arrays=", ".join(rule.elements),
+        count=len(rule.keywords) + 2,
+        scalars=", ".join((*rule.keywords, "decay", "direction")),
+        parameters=", ".join(f"{'' if n in rule.results else 'const '}{ctype} *restrict {n}" for n in rule.elements),
+        numbers="".join(numbers),
+        sums="".join(f"    double {name} = 0.0;\n" for name in rule.statistics),
+        reduction=f'_Pragma("omp simd reduction(+:{",".join(rule.statistics)})")\n    ' if rule.statistics else "",
+        body="".join(body),
+        stores="".join(f"    sums[{index}] = {name};\n" for index, name in enumerate(rule.statistics)),
+        statistics=len(rule.statistics),
+        casts=", ".join(f"pointers[{index}]" for index in range(len(rule.elements))),
+    )
+
+
+def fingerprint(rule: Rule) -> str:
+    """Returns a hash of a rule's C code: a library built from an older rule must not be used for a newer one."""
+    text = _PROLOGUE + "".join(_function(rule, ctype) for ctype in DTYPES)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def library(rules: list[Rule]) -> str:
+    """Returns the C source of all rules and of the variants with each of their optional arguments."""
+    parts = [_PROLOGUE]
+    for rule in rules:
+        for variant in (rule, *map(rule.taking, rule.optional)):
+            parts.append(f'\nconst char {symbol(variant.name, "fingerprint")}[] = "{fingerprint(variant)}";\n')
+            parts += [_function(variant, ctype) for ctype in DTYPES]
+    return "".join(parts)

@@ -1,0 +1,375 @@
+"""The class every optimizer here derives from: torch's conventions around a rule.
+
+An optimizer is a rule, the table of what its hyperparameters accept, and the scalars that the rule needs at a step.
+Everything else (groups, state, checkpoints, complex and low-precision parameters, the choice of a way) is here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim.optimizer import ParamsT
+
+from . import foreach as foreach_way
+from . import fused as fused_way
+from . import loop as loop_way
+from .checkpoint import loading
+from .hyperparameters import Accepts, Interval, LearningRate, Switch
+from .operations import Scalar
+from .rule import Rule
+
+__all__ = ["RuleOptimizer"]
+
+FLAGS: dict[str, tuple[Accepts, bool | None]] = {
+    "maximize": (Switch(), False),
+    "foreach": (Switch(optional=True), None),
+    "fused": (Switch(optional=True), None),
+    "capturable": (Switch(), False),
+    "differentiable": (Switch(), False),
+}
+"""The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
+
+BOOKKEEPING = frozenset(
+    (
+        *("params", "param_names", "name", "lr_scale"),
+        *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
+    )
+)
+"""The keys of a parameter group that are not ours: torch's, its schedulers' and the common trainers'."""
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose step is a rule.
+
+    A subclass names its `rule`, says in `accepts` what its hyperparameters accept, and returns from `scalars` the
+    keyword arguments of the rule. Statistics are computed in float32, or in float64 for float64 parameters, whatever
+    the dtype of the parameter. Parameters without a gradient are skipped wholly: they do not decay, and their step
+    does not count.
+
+    Args:
+        params: Parameters, named parameters, or dictionaries that define parameter groups.
+        hyperparameters: The default of every hyperparameter.
+        maximize: Climb instead of descend.
+        foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
+        fused: Run compiled code, one pass over memory; None where it is available.
+        capturable: Keep the step count on the device, so that a CUDA graph can capture the step.
+        differentiable: Let autograd follow the step.
+
+    Raises:
+        TypeError: If a hyperparameter or flag has the wrong type, or a group has a key that nothing knows.
+        ValueError: If a hyperparameter is out of range in the defaults or in a group, or `params` is empty.
+        RuntimeError: If flags exclude each other.
+    """
+
+    rule: ClassVar[Rule]
+    accepts: ClassVar[Mapping[str, Accepts]]
+    # What all of them have; `accepts` holds what is particular to one.
+    _shared: ClassVar[Mapping[str, Accepts]] = {"lr": LearningRate(), "weight_decay": Interval()}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        hyperparameters: dict[str, Any],
+        *,
+        maximize: bool,
+        foreach: bool | None,
+        fused: bool | None,
+        capturable: bool,
+        differentiable: bool,
+    ) -> None:
+        defaults = {
+            **hyperparameters,
+            "maximize": maximize,
+            "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    # ---------------------------------------------------------------- what a subclass says
+
+    def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the rule's keyword arguments at one step.
+
+        Args:
+            step: The number of this step for the parameter, from 1; a float, or a 0-dim tensor where the host must
+                not wait for it.
+            group: The hyperparameters.
+            memory: The tensor's statistics as the last step left them, and its memory. A value returned under the
+                name of a memory is kept for the next step.
+        """
+        raise NotImplementedError
+
+    def start(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the values that state, statistics and memory start from, where that is not zero."""
+        return {}
+
+    def optional_inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+        """Returns the optional element-wise arguments of the rule that this parameter's step takes.
+
+        Args:
+            group: The hyperparameters.
+            param: The parameter, which has a gradient.
+            name: What to call the parameter in an error.
+        """
+        return {}
+
+    # ---------------------------------------------------------------- parameter groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group; what it does not set is taken from the constructor.
+
+        Args:
+            param_group: `params` and any hyperparameters and flags.
+
+        Raises:
+            TypeError: If a value has the wrong type or a key is unknown.
+            ValueError: If a value is out of range.
+        """
+        index = len(self.param_groups)
+        if isinstance(param_group, dict):
+            for key in param_group:
+                if key not in self.defaults and key not in BOOKKEEPING:
+                    known = ", ".join(self.defaults)
+                    raise TypeError(
+                        f"parameter group {index} has the key {key!r}, which {type(self).__name__} does not know: it "
+                        f"takes {known}; a note of your own can be added to optimizer.param_groups afterwards"
+                    )
+            self._check({**self.defaults, **param_group}, index)
+        super().add_param_group(param_group)
+
+    def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
+        """Raises unless every hyperparameter and flag of `group` is accepted."""
+        where = "" if index is None else f" (parameter group {index})"
+        name = type(self).__name__
+        for key, accepts in (*self._shared.items(), *self.accepts.items()):
+            accepts.check(f"{name}'s {key}{where}", group[key])
+        for key, (switch, _) in FLAGS.items():
+            switch.check(f"{name}'s {key}{where}", group[key])
+        if group["foreach"] and group["fused"]:
+            raise RuntimeError(f"{name}{where}: foreach=True and fused=True exclude each other; set one of them")
+        for way in ("foreach", "fused"):
+            if group[way] and group["differentiable"]:
+                raise RuntimeError(f"{name}{where}: {way}=True is not differentiable; leave {way}=None")
+        if group["fused"] and (reason := fused_way.unavailable(self.rule)):
+            raise RuntimeError(f"{name}{where}: fused=True cannot be had, {reason}; leave fused=None")
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a pickled or loaded state; flags that an older version did not have get their defaults."""
+        super().__setstate__(state)
+        for name, (_, default) in FLAGS.items():
+            self.defaults.setdefault(name, default)
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` returned.
+
+        Unlike torch's own, it keeps the dtype of every saved tensor, does not share storage with `state_dict`, and
+        refuses the state of another optimizer and hyperparameters that are out of range before anything is changed.
+
+        Args:
+            state_dict: The saved state.
+
+        Raises:
+            ValueError: If the state is not this optimizer's.
+        """
+        with loading(self, self._check_saved):
+            super().load_state_dict(state_dict)
+
+    def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
+        for index, group in enumerate(state_dict["param_groups"]):
+            self._check({**self.defaults, **group}, index)
+        wanted = {"step", *self._kept}
+        for key, state in state_dict["state"].items():
+            if isinstance(state, Mapping) and set(state) != wanted:
+                raise ValueError(
+                    f"the state dict is not {type(self).__name__}'s: for parameter {key} it holds "
+                    f"{sorted(state)}, where {sorted(wanted)} is expected"
+                )
+
+    # ---------------------------------------------------------------- the step
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Performs one optimization step.
+
+        Args:
+            closure: Computes the loss anew and returns it; optional.
+
+        Returns:
+            What `closure` returned.
+
+        Raises:
+            RuntimeError: If a gradient is sparse. Nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        # Everything that can be refused is refused before the first parameter moves.
+        work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
+        for group, params in work:
+            with torch.set_grad_enabled(group["differentiable"]):
+                self._step_group(group, params)
+        return loss
+
+    def _ready(self, index: int, group: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
+        """Returns the parameters of a group that have a gradient, with their optional inputs."""
+        if not torch.compiler.is_compiling():
+            self._check(group, index)
+        params = {}
+        for position, param in enumerate(group["params"]):
+            if param.grad is None:
+                continue
+            named = group["param_names"][position] if "param_names" in group else f"number {position}"
+            name = f"parameter {named} of group {index}"
+            if param.grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} needs dense gradients, but {name} has a sparse one: build the layer with "
+                    "sparse=False, or give that parameter to torch.optim.SparseAdam"
+                )
+            params[param] = self.optional_inputs(group, param, name)
+        if group["fused"] and not self._compiled_serves(group, params):
+            raise RuntimeError(
+                f"{type(self).__name__}: fused=True serves plain tensors on a CPU, without capturable and outside "
+                f"torch.compile, which parameter group {index} is not; leave fused=None"
+            )
+        return params
+
+    def _compiled_serves(self, group: Mapping[str, Any], params: Iterable[Tensor]) -> bool:
+        """Whether the compiled code can step these parameters."""
+        return (
+            not (group["differentiable"] or group["capturable"] or torch.compiler.is_compiling())
+            and all(type(param) in (Tensor, Parameter) and param.device.type == "cpu" for param in params)
+            and not fused_way.unavailable(self.rule)
+        )
+
+    @property
+    def _kept(self) -> tuple[str, ...]:
+        """The names of everything in a parameter's state besides its step."""
+        return (*self.rule.state, *self.rule.statistics, *self.rule.memory)
+
+    def _initialize(self, group: Mapping[str, Any], param: Tensor) -> None:
+        """Creates the state of a parameter at its first gradient."""
+        start = self.start(group)
+        state = self.state[param]
+        host = not group["capturable"]
+        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu" if host else param.device)
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        for name in self.rule.state:
+            state[name] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+            _real(state[name]).fill_(start.get(name, 0.0))
+        for name in (*self.rule.statistics, *self.rule.memory):
+            state[name] = torch.full((), start.get(name, 0.0), dtype=dtype.to_real(), device=param.device)
+
+    def _step_group(self, group: Mapping[str, Any], params: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        for param in params:
+            if len(self.state[param]) == 0:
+                self._initialize(group, param)
+        if not params:
+            return
+        # A number in the graph would mean a new graph every step.
+        on_device = group["capturable"] or torch.compiler.is_compiling()
+        torch._foreach_add_([self.state[param]["step"] for param in params], 1.0)
+        buckets: dict[tuple[torch.device, torch.dtype, tuple[str, ...], float | None], list[Tensor]] = defaultdict(list)
+        for param, inputs in params.items():
+            count = None if on_device else self.state[param]["step"].item()
+            buckets[param.device, param.dtype, tuple(inputs), count].append(param)
+        for (_, _, taken, count), bucket in buckets.items():
+            optional = {name: [params[param][name] for param in bucket] for name in taken}
+            self._step_bucket(group, bucket, optional, count)
+
+    def _step_bucket(
+        self, group: Mapping[str, Any], params: list[Tensor], optional: dict[str, list[Tensor]], count: float | None
+    ) -> None:
+        """Runs the rule on parameters that share device, dtype and, unless it is on the device, step."""
+        states = [self.state[param] for param in params]
+        stored: dict[str, list[Any]] = {"param": params, "grad": [param.grad for param in params]}
+        stored |= {name: [state[name] for state in states] for name in self.rule.state} | optional
+        if params[0].is_complex():
+            stored = {name: [_real(tensor) for tensor in column] for name, column in stored.items()}
+        dtype = torch.promote_types(params[0].dtype, torch.float32).to_real()
+        tensors = {
+            name: [tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in column]
+            for name, column in stored.items()
+        }
+        rule = self.rule.taking(*optional) if optional else self.rule
+        differentiable = group["differentiable"]
+        way = self._way(group, params)
+        sums = way.run(rule, tensors, self._scalars(group, states, count), group["maximize"])
+        for name, column in sums.items():
+            for state, value in zip(states, column, strict=True):
+                state[name].copy_(value)
+        for name in ("param", *self.rule.state):
+            if differentiable and name != "param":
+                for state, new in zip(states, tensors[name], strict=True):
+                    state[name] = torch.view_as_complex(new) if state[name].is_complex() else new
+                continue
+            moved = [(old, new) for old, new in zip(stored[name], tensors[name], strict=True) if new is not old]
+            if moved:
+                torch._foreach_copy_([old for old, _ in moved], [new for _, new in moved])
+
+    def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
+        """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""
+        wanted = group["fused"] or (group["fused"] is None and group["foreach"] is None)
+        if wanted and self._compiled_serves(group, params):
+            return fused_way
+        # A compiler makes its own kernels from the plain loop.
+        by_one = group["foreach"] is False or (group["foreach"] is None and torch.compiler.is_compiling())
+        return loop_way if group["differentiable"] or by_one else foreach_way
+
+    def _scalars(
+        self, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
+    ) -> dict[str, float | list[Tensor]]:
+        """Returns the rule's keyword arguments: numbers for the whole bucket, or a 0-dim tensor per parameter."""
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and count is not None and not group["differentiable"]:
+            lr = lr.item()
+        settings = {**group, "lr": lr}
+        remembered = (*self.rule.statistics, *self.rule.memory)
+        if count is not None and not remembered:
+            return self._with_decay(settings, self.scalars(count, settings, {}))
+        columns: dict[str, list[Any]] = defaultdict(list)
+        for state in states:
+            step: Scalar = _precise(state["step"]) if count is None else count
+            values = self.scalars(step, settings, {name: state[name] for name in remembered})
+            for name in self.rule.memory:
+                if name in values:
+                    state[name].copy_(values[name])
+            wanted = {name: values[name] for name in self.rule.keywords}
+            for name, value in self._with_decay(settings, wanted).items():
+                columns[name].append(value)
+        return {name: c if isinstance(c[0], Tensor) else c[0] for name, c in columns.items()}
+
+    def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
+        if group["weight_decay"] != 0:
+            scalars["decay"] = 1.0 - group["lr"] * group["weight_decay"]
+        return scalars
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real ones: the two parts are two weights, each with its own noise."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _precise(step: Tensor) -> Tensor:
+    """The step count in the dtype that the host's numbers have, on the devices that have it."""
+    return step if step.device.type == "mps" else step.double()
