@@ -1,7 +1,7 @@
 """Builds the C kernels from the rules; everything else about the package is in pyproject.toml.
 
 The rules are read without importing the package, because torch need not be installed where a wheel is built: of each
-module only the functions marked `@rule`, the constants and the imports from `engine.rule` are run. Where there is no C
+module only the functions, the constants and the imports from `engine.rule` are run. Where there is no C
 compiler the package is built without kernels and runs all the same, more slowly.
 """
 
@@ -35,10 +35,10 @@ def rules():
 
 
 def _belongs_to_a_rule(node):
-    if isinstance(node, ast.FunctionDef):
-        return any(isinstance(d, ast.Call) and getattr(d.func, "id", "") == "rule" for d in node.decorator_list)
+    if isinstance(node, ast.FunctionDef):  # a rule, or what several rules share
+        return all(isinstance(d, ast.Call) and getattr(d.func, "id", "") == "rule" for d in node.decorator_list)
     if isinstance(node, ast.ImportFrom):
-        return node.module == "engine.rule"
+        return node.module in ("engine.rule", "__future__")
     # A constant is a number; anything else (a table of classes, say) may need what is not imported here.
     return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 

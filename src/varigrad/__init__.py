@@ -1,6 +1,21 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
+from .adabayes import AdaBayes, AdaBayesFP
+from .sign import MSGD, MSSD, SSD
+from .svag import MSVAG, SVAG, AdamStar
 from .version import __version__
 from .vsgd import VSGD, ConstantVSGD
 
-__all__ = ["VSGD", "ConstantVSGD", "__version__"]
+__all__ = [
+    "VSGD",
+    "ConstantVSGD",
+    "AdaBayes",
+    "AdaBayesFP",
+    "SVAG",
+    "MSVAG",
+    "AdamStar",
+    "MSGD",
+    "SSD",
+    "MSSD",
+    "__version__",
+]

@@ -3,7 +3,7 @@
 Both are from "Variational Stochastic Gradient Descent for Deep Neural Networks" (Chen, Kuzina, Esmaeili and Tomczak).
 """
 
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-untyped-calls
 # A rule has no types of its own: it is run on tensors, on numbers and on the symbols that trace it.
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .engine.batch_variance import batch_variance
 from .engine.hyperparameters import Accepts, Interval, OneOf, Pair
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
-from .engine.rule import minimum, rule, sqrt
+from .engine.rule import Rule, minimum, rule, sqrt
 
 __all__ = ["VSGD", "ConstantVSGD"]
 
@@ -169,25 +169,7 @@ class VSGD(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        hyperparameters = {
-            "lr": lr,
-            "kappas": kappas,
-            "prior_strength": prior_strength,
-            "variance_ratio": variance_ratio,
-            "shape_offset": shape_offset,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "variance": variance,
-        }
-        super().__init__(
-            params,
-            hyperparameters,
-            maximize=maximize,
-            foreach=foreach,
-            fused=fused,
-            capturable=capturable,
-            differentiable=differentiable,
-        )
+        super().__init__(params, locals())
 
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the averaging rates of Eq. 22 and 23 and the shape of Eq. 17 beside the hyperparameters."""
@@ -207,7 +189,11 @@ class VSGD(RuleOptimizer):
         prior = group["prior_strength"] / (group["prior_strength"] + group["shape_offset"])
         return {"systematic_var": prior, "observation_var": group["variance_ratio"] * prior}
 
-    def optional_inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+        """Returns the rule, told to take the samples' spread for `variance="batch"`."""
+        return vsgd.taking("spread") if group["variance"] == "batch" else vsgd
+
+    def inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
         """Returns the population variance of the samples' gradients for `variance="batch"`."""
         if group["variance"] == "stream":
             return {}
@@ -294,24 +280,7 @@ class ConstantVSGD(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        hyperparameters = {
-            "lr": lr,
-            "kappa": kappa,
-            "prior_strength": prior_strength,
-            "variance_ratio": variance_ratio,
-            "shape_offset": shape_offset,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
-        super().__init__(
-            params,
-            hyperparameters,
-            maximize=maximize,
-            foreach=foreach,
-            fused=fused,
-            capturable=capturable,
-            differentiable=differentiable,
-        )
+        super().__init__(params, locals())
 
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the averaging rate and the shape of Eq. 36 beside the hyperparameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,13 +25,12 @@ WAYS: dict[str, dict[str, Any]] = {
 INFINITE = (float("nan"), float("inf"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """What the battery needs to know of an optimizer.
 
     `settings` are hyperparameters that the mathematics is checked with, the defaults first; `bad` are hyperparameters
-    that must be refused, with a value each; `signs` says that the step is a sign, so that where the moment is within
-    rounding of zero the other sign is as right.
+    that must be refused, with a value each.
     """
 
     name: str
@@ -38,12 +38,14 @@ class Row:
     transcription: Callable[..., Any]
     settings: tuple[dict[str, Any], ...] = ({},)
     bad: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    signs: bool = False
 
 
 UNBOUNDED = (-1e-9, *INFINITE)
 POSITIVE = (0.0, *UNBOUNDED)
 KAPPAS = ((0.5, 0.9), (0.81, 1.01), (0.81, float("nan")), (0.9,), (0.7, 0.8, 0.9))
+BETA = (-0.1, 1.0, *INFINITE)
+BETAS = ((1.0, 0.9), (0.9, -0.1), (0.9, float("nan")), (0.9,), (0.7, 0.8, 0.9))
+AVERAGES: tuple[dict[str, Any], ...] = ({}, {"beta": 0.5}, {"beta": 0.99}, {"beta": 0.0})
 
 ROWS = (
     Row(
@@ -82,7 +84,51 @@ ROWS = (
             "eps": UNBOUNDED,
         },
     ),
+    Row(
+        "AdaBayes",
+        varigrad.AdaBayes,
+        reference.adabayes,
+        (
+            {},
+            {"batch_size": 128, "beta": 0.8},
+            {"transition": "euler", "batch_size": 128, "sgd_lr": 0.5},
+            {"sgd_lr": 1e-3, "batch_size": 64},
+        ),
+        {"sgd_lr": POSITIVE, "batch_size": (0, 0.5, *INFINITE), "beta": BETA},
+    ),
+    Row(
+        "AdaBayesFP",
+        varigrad.AdaBayesFP,
+        reference.adabayes_fp,
+        ({}, {"batch_size": 128, "eps": 1e-2, "betas": (0.8, 0.99)}, {"sgd_lr": 1e-4}, {"sgd_lr": 1e4}),
+        {"sgd_lr": POSITIVE, "batch_size": (0, 0.5, *INFINITE), "betas": BETAS, "eps": UNBOUNDED},
+    ),
+    Row("SVAG", varigrad.SVAG, reference.svag, AVERAGES, {"beta": BETA}),
+    Row("MSVAG", varigrad.MSVAG, reference.msvag, AVERAGES, {"beta": BETA}),
+    Row(
+        "AdamStar",
+        varigrad.AdamStar,
+        reference.adam_star,
+        (*AVERAGES, {"momentum": False}),
+        {"beta": BETA},
+    ),
+    Row("MSGD", varigrad.MSGD, reference.msgd, AVERAGES, {"beta": BETA}),
+    Row("SSD", varigrad.SSD, reference.ssd),
+    Row("MSSD", varigrad.MSSD, reference.mssd, AVERAGES, {"beta": BETA}),
 )
+
+
+@functools.cache
+def exact(
+    row: Row, number: int, theta: bytes, gradients: tuple[bytes | None, ...], lr: Any, decay: float
+) -> np.ndarray:
+    """The way from the start by the transcription, with setting `number`; computed once for all ways."""
+    start = np.frombuffer(theta)
+    columns = [None if g is None else np.frombuffer(g) for g in gradients]
+    rates = lr if isinstance(lr, float) else list(lr)
+    trail = row.transcription(start, columns, rates, weight_decay=decay, **row.settings[number])
+    return trail - start
+
 
 every_optimizer = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 every_way = pytest.mark.parametrize("way", WAYS)

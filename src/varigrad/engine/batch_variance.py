@@ -7,12 +7,13 @@ from torch import Tensor
 __all__ = ["batch_variance"]
 
 
-def batch_variance(param: Tensor, purpose: str) -> tuple[Tensor, int]:
+def batch_variance(param: Tensor, purpose: str, least: int = 1) -> tuple[Tensor, int]:
     """Returns `param.grad_variance` and `param.grad_samples`.
 
     Args:
         param: A parameter with a gradient, the mean of `grad_samples` single gradients.
         purpose: Who needs it for what; begins the error message.
+        least: The fewest samples that will do.
 
     Returns:
         The unbiased variance of the gradient, element by element, and the number of samples it was found from.
@@ -20,7 +21,7 @@ def batch_variance(param: Tensor, purpose: str) -> tuple[Tensor, int]:
     Raises:
         RuntimeError: If either is missing.
         TypeError: If either is of the wrong type.
-        ValueError: If the variance is not shaped like the parameter, or there is less than one sample.
+        ValueError: If the variance is not shaped like the parameter, or there are too few samples.
     """
     variance, samples = getattr(param, "grad_variance", None), getattr(param, "grad_samples", None)
     if variance is None or samples is None:
@@ -39,6 +40,6 @@ def batch_variance(param: Tensor, purpose: str) -> tuple[Tensor, int]:
             f"{purpose}, but its grad_variance has the shape {tuple(variance.shape)}, where {tuple(param.shape)} is "
             "accepted"
         )
-    if samples < 1:
-        raise ValueError(f"{purpose}, but its grad_samples = {samples}, where at least 1 is accepted")
+    if samples < least:
+        raise ValueError(f"{purpose}, but its grad_samples = {samples}, where at least {least} is accepted")
     return variance, samples

@@ -54,12 +54,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups.
-        hyperparameters: The default of every hyperparameter.
-        maximize: Climb instead of descend.
-        foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
-        fused: Run compiled code, one pass over memory; None where it is available.
-        capturable: Keep the step count on the device, so that a CUDA graph can capture the step.
-        differentiable: Let autograd follow the step.
+        arguments: The constructor's arguments by name, every hyperparameter and flag among them; a subclass's
+            constructor hands over its `locals()`.
 
     Raises:
         TypeError: If a hyperparameter or flag has the wrong type, or a group has a key that nothing knows.
@@ -69,28 +65,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
     accepts: ClassVar[Mapping[str, Accepts]]
+    # The keys that a subclass itself keeps in a group beside the hyperparameters.
+    _own_notes: ClassVar[frozenset[str]] = frozenset()
     # What all of them have; `accepts` holds what is particular to one.
     _shared: ClassVar[Mapping[str, Accepts]] = {"lr": LearningRate(), "weight_decay": Interval()}
 
-    def __init__(
-        self,
-        params: ParamsT,
-        hyperparameters: dict[str, Any],
-        *,
-        maximize: bool,
-        foreach: bool | None,
-        fused: bool | None,
-        capturable: bool,
-        differentiable: bool,
-    ) -> None:
-        defaults = {
-            **hyperparameters,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-            "differentiable": differentiable,
-        }
+    def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
+        defaults = {name: arguments[name] for name in (*self._shared, *self.accepts, *FLAGS)}
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -108,12 +89,19 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError
 
+    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+        """Returns the rule of a parameter group, where its hyperparameters choose between several."""
+        return self.rule
+
+    def prepare(self, group: dict[str, Any]) -> None:
+        """Called before each step of a group, which it may note something in."""
+
     def start(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Returns the values that state, statistics and memory start from, where that is not zero."""
         return {}
 
-    def optional_inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
-        """Returns the optional element-wise arguments of the rule that this parameter's step takes.
+    def inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+        """Returns the element-wise arguments that the rule takes beside the gradient.
 
         Args:
             group: The hyperparameters.
@@ -137,7 +125,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         index = len(self.param_groups)
         if isinstance(param_group, dict):
             for key in param_group:
-                if key not in self.defaults and key not in BOOKKEEPING:
+                if key not in self.defaults and key not in BOOKKEEPING | self._own_notes:
                     known = ", ".join(self.defaults)
                     raise TypeError(
                         f"parameter group {index} has the key {key!r}, which {type(self).__name__} does not know: it "
@@ -159,7 +147,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for way in ("foreach", "fused"):
             if group[way] and group["differentiable"]:
                 raise RuntimeError(f"{name}{where}: {way}=True is not differentiable; leave {way}=None")
-        if group["fused"] and (reason := fused_way.unavailable(self.rule)):
+        if group["fused"] and (reason := fused_way.unavailable(self.rule_for(group))):
             raise RuntimeError(f"{name}{where}: fused=True cannot be had, {reason}; leave fused=None")
 
     # ---------------------------------------------------------------- checkpoints
@@ -189,15 +177,18 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
-        for index, group in enumerate(state_dict["param_groups"]):
-            self._check({**self.defaults, **group}, index)
-        wanted = {"step", *self._kept}
-        for key, state in state_dict["state"].items():
-            if isinstance(state, Mapping) and set(state) != wanted:
-                raise ValueError(
-                    f"the state dict is not {type(self).__name__}'s: for parameter {key} it holds "
-                    f"{sorted(state)}, where {sorted(wanted)} is expected"
-                )
+        for index, saved in enumerate(state_dict["param_groups"]):
+            group = {**self.defaults, **saved}
+            self._check(group, index)
+            rule = self.rule_for(group)
+            wanted = {"step", *rule.state, *rule.statistics, *rule.memory}
+            for key in saved["params"]:
+                held = state_dict["state"].get(key, wanted)
+                if set(held) != wanted:
+                    raise ValueError(
+                        f"the state dict is not {type(self).__name__}'s: for parameter {key} it holds "
+                        f"{sorted(held)}, where {sorted(wanted)} is expected"
+                    )
 
     # ---------------------------------------------------------------- the step
 
@@ -227,6 +218,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         # Everything that can be refused is refused before the first parameter moves.
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, params in work:
+            self.prepare(group)
             with torch.set_grad_enabled(group["differentiable"]):
                 self._step_group(group, params)
         return loss
@@ -246,7 +238,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"{type(self).__name__} needs dense gradients, but {name} has a sparse one: build the layer with "
                     "sparse=False, or give that parameter to torch.optim.SparseAdam"
                 )
-            params[param] = self.optional_inputs(group, param, name)
+            params[param] = self.inputs(group, param, name)
         if group["fused"] and not self._compiled_serves(group, params):
             raise RuntimeError(
                 f"{type(self).__name__}: fused=True serves plain tensors on a CPU, without capturable and outside "
@@ -259,25 +251,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         return (
             not (group["differentiable"] or group["capturable"] or torch.compiler.is_compiling())
             and all(type(param) in (Tensor, Parameter) and param.device.type == "cpu" for param in params)
-            and not fused_way.unavailable(self.rule)
+            and not fused_way.unavailable(self.rule_for(group))
         )
-
-    @property
-    def _kept(self) -> tuple[str, ...]:
-        """The names of everything in a parameter's state besides its step."""
-        return (*self.rule.state, *self.rule.statistics, *self.rule.memory)
 
     def _initialize(self, group: Mapping[str, Any], param: Tensor) -> None:
         """Creates the state of a parameter at its first gradient."""
-        start = self.start(group)
+        start, rule = self.start(group), self.rule_for(group)
         state = self.state[param]
         host = not group["capturable"]
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu" if host else param.device)
         dtype = torch.promote_types(param.dtype, torch.float32)
-        for name in self.rule.state:
+        for name in rule.state:
             state[name] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
             _real(state[name]).fill_(start.get(name, 0.0))
-        for name in (*self.rule.statistics, *self.rule.memory):
+        for name in (*rule.statistics, *rule.memory):
             state[name] = torch.full((), start.get(name, 0.0), dtype=dtype.to_real(), device=param.device)
 
     def _step_group(self, group: Mapping[str, Any], params: Mapping[Tensor, dict[str, Tensor]]) -> None:
@@ -290,20 +277,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         on_device = group["capturable"] or torch.compiler.is_compiling()
         torch._foreach_add_([self.state[param]["step"] for param in params], 1.0)
         buckets: dict[tuple[torch.device, torch.dtype, tuple[str, ...], float | None], list[Tensor]] = defaultdict(list)
-        for param, inputs in params.items():
+        for param, further in params.items():
             count = None if on_device else self.state[param]["step"].item()
-            buckets[param.device, param.dtype, tuple(inputs), count].append(param)
+            buckets[param.device, param.dtype, tuple(further), count].append(param)
         for (_, _, taken, count), bucket in buckets.items():
-            optional = {name: [params[param][name] for param in bucket] for name in taken}
-            self._step_bucket(group, bucket, optional, count)
+            columns = {name: [params[param][name] for param in bucket] for name in taken}
+            self._step_bucket(group, bucket, columns, count)
 
     def _step_bucket(
-        self, group: Mapping[str, Any], params: list[Tensor], optional: dict[str, list[Tensor]], count: float | None
+        self, group: Mapping[str, Any], params: list[Tensor], inputs: dict[str, list[Tensor]], count: float | None
     ) -> None:
         """Runs the rule on parameters that share device, dtype and, unless it is on the device, step."""
+        rule = self.rule_for(group)
         states = [self.state[param] for param in params]
         stored: dict[str, list[Any]] = {"param": params, "grad": [param.grad for param in params]}
-        stored |= {name: [state[name] for state in states] for name in self.rule.state} | optional
+        stored |= {name: [state[name] for state in states] for name in rule.state} | inputs
         if params[0].is_complex():
             stored = {name: [_real(tensor) for tensor in column] for name, column in stored.items()}
         dtype = torch.promote_types(params[0].dtype, torch.float32).to_real()
@@ -311,14 +299,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             name: [tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in column]
             for name, column in stored.items()
         }
-        rule = self.rule.taking(*optional) if optional else self.rule
         differentiable = group["differentiable"]
         way = self._way(group, params)
-        sums = way.run(rule, tensors, self._scalars(group, states, count), group["maximize"])
+        sums = way.run(rule, tensors, self._scalars(rule, group, states, count), group["maximize"])
         for name, column in sums.items():
             for state, value in zip(states, column, strict=True):
                 state[name].copy_(value)
-        for name in ("param", *self.rule.state):
+        for name in ("param", *rule.state):
             if differentiable and name != "param":
                 for state, new in zip(states, tensors[name], strict=True):
                     state[name] = torch.view_as_complex(new) if state[name].is_complex() else new
@@ -337,24 +324,24 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loop_way if group["differentiable"] or by_one else foreach_way
 
     def _scalars(
-        self, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
+        self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
     ) -> dict[str, float | list[Tensor]]:
         """Returns the rule's keyword arguments: numbers for the whole bucket, or a 0-dim tensor per parameter."""
         lr = group["lr"]
         if isinstance(lr, Tensor) and count is not None and not group["differentiable"]:
             lr = lr.item()
         settings = {**group, "lr": lr}
-        remembered = (*self.rule.statistics, *self.rule.memory)
+        remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
         columns: dict[str, list[Any]] = defaultdict(list)
         for state in states:
             step: Scalar = _precise(state["step"]) if count is None else count
             values = self.scalars(step, settings, {name: state[name] for name in remembered})
-            for name in self.rule.memory:
+            for name in rule.memory:
                 if name in values:
                     state[name].copy_(values[name])
-            wanted = {name: values[name] for name in self.rule.keywords}
+            wanted = {name: values[name] for name in rule.keywords}
             for name, value in self._with_decay(settings, wanted).items():
                 columns[name].append(value)
         return {name: c if isinstance(c[0], Tensor) else c[0] for name, c in columns.items()}

@@ -20,7 +20,7 @@ from typing import Any
 
 from .trace import NUMBER, TENSOR, Symbol, Trace
 
-__all__ = ["Rule", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
+__all__ = ["Rule", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
 
 
 def _apply(operation: str, *arguments: Any) -> Any:
@@ -58,6 +58,13 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return _apply("where", condition, x, y)
 
 
+def hypotenuse(x: Any, y: Any) -> Any:
+    """Returns √(x² + y²) without squaring, so that nothing overflows or vanishes that need not."""
+    large, small = maximum(abs(x), abs(y)), minimum(abs(x), abs(y))
+    ratio = where(large > 0, small / large, 0.0)
+    return large * sqrt(1.0 + ratio * ratio)
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """A rule and the names of what goes in and out of it; made by `rule`.
@@ -72,7 +79,7 @@ class Rule:
             statistics, and hands to the rule and to the next step.
         keywords: The names of its scalar arguments.
         optional: The names of further element-wise arguments that are None unless the rule is told to take them.
-        taken: Those of them that this variant of the rule takes.
+        taken: The names of the further element-wise arguments that it does take.
     """
 
     name: str
@@ -143,6 +150,7 @@ def rule(
     state: tuple[str, ...],
     statistics: tuple[str, ...] = (),
     memory: tuple[str, ...] = (),
+    inputs: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Rule]:
     """Turns a function into a `Rule`.
@@ -151,7 +159,8 @@ def rule(
         state: The names of the state tensors; the function's positional arguments are `param`, `grad` and these.
         statistics: The names of the per-tensor statistics that the function returns after the new state.
         memory: The names of the further per-tensor scalars that the optimizer carries from step to step.
-        optional: The names of the element-wise keyword arguments whose default is None; see `Rule.taking`.
+        inputs: The names of the element-wise keyword arguments beside the gradient.
+        optional: The names of those whose default is None; see `Rule.taking`.
 
     Raises:
         TypeError: If the function's positional arguments are not the ones promised.
@@ -171,7 +180,7 @@ def rule(
         if positional != ("param", "grad", *state):
             wanted = ", ".join(("param", "grad", *state))
             raise TypeError(f"rule {function.__name__} must take ({wanted}, *, …), it takes {positional}")
-        keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in optional)
-        return Rule(function.__name__, function, state, statistics, memory, keywords, optional)
+        keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in (*inputs, *optional))
+        return Rule(function.__name__, function, state, statistics, memory, keywords, optional, inputs)
 
     return decorate

@@ -1,0 +1,247 @@
+"""The command line: `varigrad compare` and `varigrad list`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from varigrad.lab.errors import LabError
+from varigrad.version import __version__
+
+# Typer brings its own copy of Click, older releases import Click itself: the base of what both export is either's.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class OneLineErrors(TyperGroup):
+    """A command group whose every error is one line on stderr: exit code 2, or 130 after Ctrl-C; never a traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command and exit with its code."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except UsageError as error:
+            _fail(getattr(error, "format_message", error.__str__)(), 2)
+        except LabError as error:
+            _fail(str(error), 2)
+        except ModuleNotFoundError as error:
+            if (error.name or "varigrad").split(".")[0] == "varigrad":
+                raise
+            _fail(f"{error.name} is not installed; the lab needs its extra: pip install 'varigrad[lab]'", 2)
+        except typer.Abort:
+            _fail("interrupted", 130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command; turn Ctrl-C into an error of ours before Click prints an empty line for it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    prefix = "varigrad: " if code == 130 else "varigrad: error: "
+    print(prefix + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def varigrad(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Compare optimizers that treat the gradient as a noisy observation with those that do not.
+
+    [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
+    [bold]varigrad list[/bold] shows what can be trained, and with what.
+    """
+    if version:
+        print(f"varigrad {__version__}")
+    elif ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command("list")
+def list_command(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look for data in.", envvar="VARIGRAD_DATA", metavar="FOLDER")
+    ] = None,
+) -> None:
+    """Show the tasks and the optimizers, one line each."""
+    from varigrad.lab.optimizers import OPTIMIZERS
+    from varigrad.lab.tasks import TASKS
+
+    console = Console(highlight=False)
+
+    def show(title: str, lines: list[tuple[str, str, str]]) -> None:
+        names, summaries, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
+        console.print(Text(title, style="bold"))
+        for name, summary, remark in lines:
+            line = Text(f"  {name:<{names}}  {summary:<{summaries}}  ")
+            console.print(line.append(remark, style="dim"), soft_wrap=True)
+
+    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in TASKS.values()])
+    show("Optimizers", [(row.name, row.summary, row.source) for row in OPTIMIZERS.values()])
+
+
+@app.command("compare")
+def compare_command(
+    task: Annotated[
+        str, typer.Option(help="What to train; see [bold]varigrad list[/bold].", metavar="NAME")
+    ] = "digits",
+    optimizers: Annotated[
+        str, typer.Option(help="Which optimizers, separated by commas, or [bold]all[/bold].", metavar="NAMES")
+    ] = "vsgd,constant-vsgd,adamw,sgd",
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rates, separated by commas. Without it every optimizer climbs a ladder of seven rates of "
+            "its own, {1, 3} times powers of ten, which grows while its best rate is the outermost.",
+            metavar="RATES",
+            show_default="a ladder",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="How many runs for each rate (seeds 0, 1, ...), or a list of seeds, such as 0,7.",
+            metavar="N|LIST",
+            show_default="the task's: 5 for digits, 3 for others",
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Optimizer steps per run.", show_default="the task's", metavar="N")
+    ] = None,
+    weight_decay: Annotated[
+        str,
+        typer.Option(
+            help="Weight decay, the same number for all: decoupled for vsgd, constant-vsgd, adamw and nadamw, "
+            "added to the gradient for the others.",
+            metavar="NUMBER",
+        ),
+    ] = "0",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="[bold]cosine[/bold] (short warm-up, then down to zero) or [bold]constant[/bold].", metavar="NAME"
+        ),
+    ] = "cosine",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="[bold]auto[/bold] (a GPU if there is one), [bold]cpu[/bold], [bold]cuda[/bold], cuda:1, mps.",
+            metavar="NAME",
+        ),
+    ] = "auto",
+    threads: Annotated[
+        str | None,
+        typer.Option(help="CPU threads.", show_default="the task's, else PyTorch's", metavar="N"),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the data, laid out like the hub: FOLDER/ylecun/mnist/train-00000-of-00001.parquet. "
+            "Also VARIGRAD_DATA. Without either the data is downloaded from the hub. digits needs none.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write everything that was measured as JSON.", metavar="FILE")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a page of HTML, the curves as PNG and the JSON into this directory.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Train one network with several optimizers and compare them.
+
+    Every optimizer gets the same initial weights, batches and number of learning rates.
+    Its best rate is chosen on validation data; the results are measured on test data.
+
+    [bold]Examples[/bold]
+
+    Four optimizers on handwritten digits, in less than a minute, with a page to look at:
+
+        [cyan]varigrad compare --out results[/cyan]
+
+    Two optimizers, one learning rate, ten seeds, on MNIST from a folder:
+
+        [cyan]varigrad compare --task mnist-mlp --data-dir ~/data[/cyan]
+            [cyan]--optimizers vsgd,adamw --lr 0.003 --seeds 10[/cyan]
+
+    All optimizers, for another program to read:
+
+        [cyan]varigrad compare --optimizers all --json all.json[/cyan]
+    """
+    # What follows needs PyTorch and the rest; `--help` and a mistyped option do not wait for them.
+    from varigrad.lab import machine, options
+    from varigrad.lab.display import Display
+    from varigrad.lab.grid import compare
+    from varigrad.lab.report import outputs
+    from varigrad.lab.report.reading import summary
+    from varigrad.lab.report.table import table
+    from varigrad.lab.tasks import find_task
+    from varigrad.lab.training import Settings
+
+    chosen = find_task(task)
+    rows = options.parse_optimizers(optimizers)
+    rates = options.parse_rates(lr)
+    seed_list = options.parse_seeds(seeds, chosen.seeds)
+    settings = Settings(
+        steps=chosen.steps if steps is None else options.parse_count(steps, "--steps", 10**9),
+        weight_decay=options.parse_weight_decay(weight_decay),
+        schedule=options.require_schedule(schedule),
+        device=machine.find_device(device),
+    )
+    thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
+    outputs.require_writable(json, out)
+    folder = _data_folder(data_dir)
+
+    progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
+    with machine.cpu_threads(thread_count):
+        runs = sum(len(rates or row.rates) for row in rows) * len(seed_list)
+        progress.print(f"{chosen.name}: {chosen.summary}; data {chosen.data.whereabouts(folder)}", soft_wrap=True)
+        data = chosen.data.load(folder).to(settings.device)
+        origin = machine.provenance(shlex.join(["varigrad", *sys.argv[1:]]), settings.device)
+        with Display(progress, runs) as display:
+            comparison = compare(
+                chosen,
+                data,
+                rows,
+                seed_list,
+                settings,
+                rates,
+                on_progress=display.show_progress,
+                on_contender=display.show_contender,
+            )
+    results.print()
+    results.print(table(comparison, results.width))
+    results.print()
+    results.print(Text(summary(comparison)))
+    for path in outputs.write(comparison, origin, json, out):
+        results.print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+
+def _data_folder(given: Path | None) -> Path | None:
+    if given is not None and not given.is_dir():
+        raise LabError(f"--data-dir {given}: no such folder; give the folder that holds ylecun/mnist and the like")
+    from_environment = os.environ.get("VARIGRAD_DATA")
+    return given or (Path(from_environment) if from_environment else None)

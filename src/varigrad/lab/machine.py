@@ -1,0 +1,83 @@
+"""The machine an experiment runs on: its devices, its threads, and what should be told about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from varigrad.lab.errors import LabError
+from varigrad.version import __version__
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`, tried out.
+
+    Args:
+        name: `"auto"` (CUDA where there is one, else the CPU) or what PyTorch calls a device: `"cpu"`, `"cuda"`,
+            `"cuda:1"`, `"mps"`.
+
+    Raises:
+        LabError: There is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        accepted = ["auto", "cpu"]
+        if torch.cuda.is_available():
+            accepted += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            accepted.append("mps")
+        raise LabError(f"device {name!r} is not available here (accepted: {', '.join(accepted)})") from error
+    return device
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` CPU threads for a while; None leaves things as they are."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def provenance(command: str, device: torch.device) -> dict[str, str]:
+    """Where results come from: what a reader needs to repeat them and to judge the times.
+
+    Args:
+        command: The command line that produced them.
+        device: The device the networks were trained on.
+    """
+    told = {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "varigrad": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        told["gpu"] = torch.cuda.get_device_name(device)
+    return told
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # Linux has the name here; platform.processor() is empty there
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

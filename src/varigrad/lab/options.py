@@ -1,0 +1,142 @@
+"""What the command line's options mean, checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+from varigrad.lab.errors import LabError
+from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.training import SCHEDULES
+
+_MOST_SEEDS = 1000
+_Item = TypeVar("_Item")
+
+
+def parse_optimizers(text: str) -> tuple[OptimizerRow, ...]:
+    """Rows of the table of optimizers, from names separated by commas, or `all`.
+
+    Raises:
+        LabError: A name does not exist, stands there twice, or there is none.
+    """
+    names = list(OPTIMIZERS) if text.strip() == "all" else _split(text)
+    if not names:
+        raise LabError(
+            f"--optimizers {text!r}: no names (accepted: all, or a comma-separated choice of {', '.join(OPTIMIZERS)})"
+        )
+    return _distinct([find_optimizer(name) for name in names], names, "--optimizers", text)
+
+
+def parse_rates(text: str | None) -> tuple[float, ...] | None:
+    """Learning rates, from numbers separated by commas; None (the ladders) for None.
+
+    Raises:
+        LabError: Something is not a finite number above 0, stands there twice, or there is none.
+    """
+    if text is None:
+        return None
+    accepted = "(accepted: numbers above 0, separated by commas, such as 0.001,0.01)"
+    rates = []
+    for part in _split(text):
+        try:
+            rate = float(part)
+        except ValueError as error:
+            raise LabError(f"--lr {part!r} is not a number {accepted}") from error
+        if not (math.isfinite(rate) and rate > 0):
+            raise LabError(f"--lr {part} is out of range {accepted}")
+        rates.append(rate)
+    if not rates:
+        raise LabError(f"--lr {text!r}: no learning rate {accepted}")
+    return _distinct(rates, rates, "--lr", text)
+
+
+def parse_seeds(text: str | None, default: int) -> tuple[int, ...]:
+    """Seeds: `"5"` means 0, 1, 2, 3, 4; `"0,7"` means those two.
+
+    Args:
+        text: What was given, or None.
+        default: How many seeds to take for None.
+
+    Raises:
+        LabError: Something is not a whole number, below 0, or stands there twice; there is none, or there are too many.
+
+    Example:
+        >>> parse_seeds("3", default=5), parse_seeds("4,2", default=5)
+        ((0, 1, 2), (4, 2))
+    """
+    if text is None:
+        return tuple(range(default))
+    accepted = f"(accepted: how many, 1 to {_MOST_SEEDS}, or a list of whole numbers from 0, such as 0,1,5)"
+    try:
+        numbers = [int(part) for part in _split(text)]
+    except ValueError as error:
+        raise LabError(f"--seeds {text!r}: not a whole number {accepted}") from error
+    if not numbers:
+        raise LabError(f"--seeds {text!r}: no seed {accepted}")
+    if "," in text:
+        if min(numbers) < 0 or max(numbers) >= 2**63 or len(numbers) > _MOST_SEEDS:
+            raise LabError(f"--seeds {text} is out of range {accepted}")
+        return _distinct(numbers, numbers, "--seeds", text)
+    if not 1 <= numbers[0] <= _MOST_SEEDS:
+        raise LabError(f"--seeds {numbers[0]} is out of range {accepted}")
+    return tuple(range(numbers[0]))
+
+
+def parse_count(text: str, option: str, highest: int) -> int:
+    """A whole number from 1 to `highest`.
+
+    Args:
+        text: What was given.
+        option: The option it was given to, for messages.
+        highest: The highest number accepted.
+
+    Raises:
+        LabError: It is none.
+    """
+    accepted = f"(accepted: a whole number from 1 to {highest})"
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise LabError(f"{option} {text!r} is not a whole number {accepted}") from error
+    if not 1 <= number <= highest:
+        raise LabError(f"{option} {number} is out of range {accepted}")
+    return number
+
+
+def parse_weight_decay(text: str) -> float:
+    """A weight decay: a finite number, 0 or more.
+
+    Raises:
+        LabError: It is none.
+    """
+    accepted = "(accepted: a finite number, 0 or more)"
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise LabError(f"--weight-decay {text!r} is not a number {accepted}") from error
+    if not (math.isfinite(value) and value >= 0):
+        raise LabError(f"--weight-decay {text} is out of range {accepted}")
+    return value
+
+
+def require_schedule(name: str) -> str:
+    """A schedule that exists.
+
+    Raises:
+        LabError: There is none of that name.
+    """
+    if name not in SCHEDULES:
+        raise LabError(f"--schedule {name!r} does not exist (accepted: {', '.join(SCHEDULES)})")
+    return name
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _distinct(items: Sequence[_Item], keys: Sequence[object], option: str, text: str) -> tuple[_Item, ...]:
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            raise LabError(f"{option} {text}: {key} stands there twice (accepted: each once)")
+    return tuple(items)

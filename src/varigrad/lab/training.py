@@ -1,0 +1,227 @@
+"""One run: a task trained with one optimizer, one learning rate and one seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from varigrad.lab.batches import Batches, Normaliser
+from varigrad.lab.data import Data, Split
+from varigrad.lab.optimizers import OptimizerRow
+from varigrad.lab.tasks import Task
+
+SCHEDULES = ("cosine", "constant")
+WARM_UP = 0.05  # share of the steps in which a cosine schedule rises to its rate
+_EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a comparison have in common.
+
+    Attributes:
+        steps: Optimizer steps, at least 1.
+        weight_decay: As each optimizer understands it, at least 0.
+        schedule: `"cosine"` (short linear warm-up, then down to 0) or `"constant"`.
+        device: Where the data lies and the network is trained.
+    """
+
+    steps: int
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run looked like after `step` steps; losses are mean cross-entropies, accuracies between 0 and 1.
+
+    The training loss is the mean over the batches since the evaluation before. Of a run that has diverged all
+    losses are infinite and all accuracies 0.
+    """
+
+    step: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        lr: The learning rate (the schedule's highest).
+        seed: What the initial weights, the order of the images and the augmentation were drawn from.
+        evaluations: In the order of their steps; at least one.
+        diverged: Whether a loss became infinite or undefined, which ends the run at the next evaluation.
+        optimizer_ms: Median duration of `optimizer.step()`, in milliseconds.
+        steps_per_second: Training alone, evaluations not counted.
+        state_bytes: Bytes of optimizer state per parameter, at the end.
+    """
+
+    lr: float
+    seed: int
+    evaluations: tuple[Evaluation, ...]
+    diverged: bool
+    optimizer_ms: float
+    steps_per_second: float
+    state_bytes: float
+
+    @property
+    def final(self) -> Evaluation:
+        """The last evaluation."""
+        return self.evaluations[-1]
+
+    @property
+    def best_test_accuracy(self) -> float:
+        """The highest test accuracy of all evaluations."""
+        return max(evaluation.test_accuracy for evaluation in self.evaluations)
+
+    def steps_to(self, target: float) -> int | None:
+        """The step of the first evaluation whose test accuracy is at least `target`, if there is one."""
+        return next((e.step for e in self.evaluations if e.test_accuracy >= target), None)
+
+
+def train(
+    task: Task,
+    data: Data,
+    row: OptimizerRow,
+    lr: float,
+    seed: int,
+    settings: Settings,
+    on_evaluation: Callable[[Evaluation, float], None] = lambda evaluation, steps_per_second: None,
+) -> Run:
+    """Train once.
+
+    Initial weights, batches and augmentation depend on the seed alone: every optimizer gets the same. The global
+    random generators are left as they were.
+
+    Args:
+        task: What to train.
+        data: The task's data, on `settings.device`.
+        row: The optimizer.
+        lr: Learning rate, above 0.
+        seed: At least 0.
+        settings: What all runs have in common.
+        on_evaluation: Told every evaluation and the speed so far, in steps per second.
+
+    Example:
+        >>> from varigrad.lab.optimizers import find_optimizer
+        >>> from varigrad.lab.tasks import find_task
+        >>> task = find_task("digits")
+        >>> run = train(
+        ...     task, task.data.load(None), find_optimizer("sgd"), lr=0.03, seed=0, settings=Settings(steps=300)
+        ... )
+        >>> run.final.test_accuracy > 0.9
+        True
+    """
+    device = settings.device
+    with _seeded(seed):
+        model = task.model().to(device)
+        optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(settings))
+        batches = Batches(data, task.batch_size, seed, task.pad)
+        normalise = Normaliser(data)
+        stops = _evenly(settings.steps, task.evaluations)
+        evaluations: list[Evaluation] = []
+        durations: list[float] = []
+        seconds = 0.0
+        for start, stop in zip([0, *stops], stops, strict=False):
+            began = time.perf_counter()
+            total = torch.zeros((), device=device)
+            model.train()
+            for step in range(start, stop):
+                inputs, labels = batches[step]
+                loss = nn.functional.cross_entropy(model(inputs), labels)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                durations.append(_timed_step(optimizer, device))
+                scheduler.step()
+                total += loss.detach()
+            train_loss = total.item() / (stop - start)  # one wait for the device; a single NaN shows in the sum
+            seconds += time.perf_counter() - began
+            evaluation = _evaluate(model, normalise, data, stop, train_loss)
+            evaluations.append(evaluation)
+            on_evaluation(evaluation, stop / seconds)
+            if math.isinf(evaluation.train_loss):
+                break
+    return Run(
+        lr=lr,
+        seed=seed,
+        evaluations=tuple(evaluations),
+        diverged=math.isinf(evaluations[-1].train_loss),
+        optimizer_ms=1e3 * statistics.median(durations),
+        steps_per_second=evaluations[-1].step / seconds,
+        state_bytes=_state_bytes(optimizer) / sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # else the backward pass still running would be counted
+    began = time.perf_counter()
+    optimizer.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _evaluate(model: nn.Module, normalise: Normaliser, data: Data, step: int, train_loss: float) -> Evaluation:
+    model.eval()
+    with torch.no_grad():
+        validation_loss, validation_accuracy = _measure(model, normalise, data.validation)
+        test_loss, test_accuracy = _measure(model, normalise, data.test)
+    if not all(math.isfinite(loss) for loss in (train_loss, validation_loss, test_loss)):
+        return Evaluation(step, math.inf, math.inf, 0.0, math.inf, 0.0)
+    return Evaluation(step, train_loss, validation_loss, validation_accuracy, test_loss, test_accuracy)
+
+
+def _measure(model: nn.Module, normalise: Normaliser, split: Split) -> tuple[float, float]:
+    device = split.labels.device
+    loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+    for start in range(0, len(split), _EVALUATION_BATCH):
+        batch = split[start : start + _EVALUATION_BATCH]
+        logits = model(normalise(batch.images))
+        loss += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+        correct += (logits.argmax(1) == batch.labels).sum()
+    return loss.item() / len(split), correct.item() / len(split)
+
+
+def _evenly(steps: int, evaluations: int) -> list[int]:
+    return sorted({math.ceil(steps * (index + 1) / evaluations) for index in range(evaluations)})
+
+
+def _factor(settings: Settings) -> Callable[[int], float]:
+    """What the learning rate is multiplied by in each step."""
+    if settings.schedule == "constant":
+        return lambda step: 1.0
+    warm_up = math.ceil(WARM_UP * settings.steps)
+
+    def cosine(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, settings.steps - warm_up)))
+
+    return cosine
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    tensors = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, torch.Tensor))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
