@@ -12,7 +12,7 @@ targets = torch.tensor(digits.target)
 model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
 optimizer = varigrad.VSGD(model.parameters(), lr=1e-2)  # was: torch.optim.AdamW(model.parameters(), lr=1e-2)
 
-for epoch in range(30):
+for _epoch in range(30):
     for batch in torch.randperm(1500).split(32):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()

@@ -10,31 +10,10 @@ from hypothesis import strategies as st
 
 import varigrad
 from tests import reference
+from tests.stepping import noise, relative_error, run
 
-D, T = 40, 200
+D = 40
 WAYS = pytest.mark.parametrize("flags", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=str)
-
-
-def noise(seed=0, scale=1.0, steps=T):
-    return scale * torch.randn(steps, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def run(optimizer_class, gradients, lr=1e-2, each=None, **arguments):
-    """Steps a weight vector from zero; returns its positions and the state, and calls `each` after every step."""
-    param = torch.zeros(gradients.shape[1:], dtype=gradients.dtype, requires_grad=True)
-    optimizer = optimizer_class([param], lr=lr, **arguments)
-    trail = [param.detach().clone()]
-    for gradient in gradients:
-        param.grad = gradient.clone()
-        optimizer.step()
-        trail.append(param.detach().clone())
-        if each is not None:
-            each(optimizer.state[param])
-    return torch.stack(trail), optimizer.state[param]
-
-
-def relative_error(ours, exact):
-    return ((ours - exact).abs().max() / exact.abs().max()).item()
 
 
 @WAYS

@@ -11,6 +11,7 @@ ours.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .engine.hyperparameters import Accepts, Interval, OneOf, Pair
+from .engine.hyperparameters import Accepts, Interval, OneOf, OrNone, Pair
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
 from .engine.rule import hypotenuse, minimum, rule, sqrt, where
@@ -52,18 +53,22 @@ def adabayes_fp(param, grad, mean, mean_square, *, lr, weight, square_weight, ha
 class BayesianFilter(RuleOptimizer):
     """What AdaBayes and AdaBayesFP share: `sgd_lr` belongs to the learning rate that it was given with."""
 
-    _own_notes: ClassVar[frozenset[str]] = frozenset({"reference_lr"})
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group and notes the learning rate that its `sgd_lr` belongs to."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        group.setdefault("reference_lr", float(group["lr"]))
+        if group["reference_lr"] is None:
+            group["reference_lr"] = float(group["lr"]) or None
 
     def prepare(self, group: dict[str, Any]) -> None:
-        """Takes the first learning rate above zero for the reference where a run was begun at zero."""
-        if group["reference_lr"] == 0.0:
-            group["reference_lr"] = float(group["lr"])
+        """Takes the first learning rate above zero for the reference where there is no other."""
+        if group["reference_lr"] is None and (lr := float(group["lr"])) > 0:
+            warnings.warn(
+                f"{type(self).__name__} was given lr=0: sgd_lr={group['sgd_lr']} is taken to belong to lr={lr:g}, the "
+                "first one above 0, and will grow with it; say with reference_lr which lr it belongs to",
+                stacklevel=2,
+            )
+            group["reference_lr"] = lr
 
 
 class AdaBayes(BayesianFilter):
@@ -81,7 +86,7 @@ class AdaBayes(BayesianFilter):
         v ← p / (1 + p g²)                                           Eq. 18a
         θ ← θ (1 - lr weight_decay) - v m                            Eq. 19
 
-    η_SGD follows the schedule: it is `sgd_lr` times lr over the lr that `sgd_lr` was given with. At lr = 0 the moments
+    η_SGD follows the schedule: it is `sgd_lr` times lr over `reference_lr`. At lr = 0 the moments
     advance and nothing else does.
 
     **When it goes wrong.** A single huge gradient shrinks its own step only: v regrows by η² a step while m still
@@ -101,6 +106,8 @@ class AdaBayes(BayesianFilter):
         transition: "exact", the Ornstein-Uhlenbeck process that Eq. 17 approximates, or "euler", Eq. 17b as printed.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞). The paper's λ is lr * weight_decay: its 5e-5 at
             lr = 1e-3 is a weight_decay of 0.05.
+        reference_lr: The lr that `sgd_lr` belongs to, in (0, ∞); None for the group's own lr at the start. Say it where
+            a run begins with lr = 0: otherwise the first rate above zero is taken, with a warning.
         maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
@@ -128,6 +135,7 @@ class AdaBayes(BayesianFilter):
         "batch_size": Interval(1.0),
         "beta": Interval(0.0, 1.0, open_high=True),
         "transition": OneOf(("exact", "euler")),
+        "reference_lr": OrNone(Interval(open_low=True)),
     }
 
     def __init__(
@@ -140,6 +148,7 @@ class AdaBayes(BayesianFilter):
         transition: str = "exact",
         weight_decay: float = 0.0,
         *,
+        reference_lr: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -202,7 +211,7 @@ class AdaBayesFP(BayesianFilter):
 
     Where √v is far above e this is AdamW with an eps of e, where it is far below, `MSGD` with the rate η_SGD. It is
     immune to the two troubles of `AdaBayes`. On mean gradients the batch size cancels unless eps is set. η_SGD follows
-    the schedule: it is `sgd_lr` times lr over the lr that `sgd_lr` was given with.
+    the schedule: it is `sgd_lr` times lr over `reference_lr`.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may
@@ -214,6 +223,8 @@ class AdaBayesFP(BayesianFilter):
         betas: Decays (β₁, β₂) of the moving averages of the gradient and of its square, each in [0, 1).
         eps: Added to the mean square of the summed gradient, as in the authors' program; in [0, ∞). The paper has none.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞). The paper's λ is lr * weight_decay.
+        reference_lr: The lr that `sgd_lr` belongs to, in (0, ∞); None for the group's own lr at the start. Say it where
+            a run begins with lr = 0: otherwise the first rate above zero is taken, with a warning.
         maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
@@ -240,6 +251,7 @@ class AdaBayesFP(BayesianFilter):
         "batch_size": Interval(1.0),
         "betas": Pair(Interval(0.0, 1.0, open_high=True)),
         "eps": Interval(),
+        "reference_lr": OrNone(Interval(open_low=True)),
     }
 
     def __init__(
@@ -252,6 +264,7 @@ class AdaBayesFP(BayesianFilter):
         eps: float = 0.0,
         weight_decay: float = 0.0,
         *,
+        reference_lr: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,

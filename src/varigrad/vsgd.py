@@ -92,12 +92,18 @@ class VSGD(RuleOptimizer):
         v_o ← (1 - ρ₂) v_o + ρ₂ (2Kγ + σ² + r²) / 2a              Eq. 17, 19, 21
         θ   ← θ (1 - lr weight_decay) - lr μ / (√(μ² + σ²) + eps) Eq. 24
 
+    **The default learning rate** of 1e-2 is the one that served both tasks it was chosen on, in a grid of factor 3 from
+    1e-4 to 1e-1 with three seeds: a final validation loss of 0.0513 on MNIST (6,000 steps; the best was 0.0493, at
+    3e-3) and of 0.0748 on digits (300 steps; the best was 0.0577, at 3e-2). The best rates of AdamW were 1e-2 and 3e-2.
+    The runs are in `results/learning-rate/`.
+
     **Moving over from AdamW.** Replace `torch.optim.AdamW(params, lr=x, weight_decay=y)` by
-    `varigrad.VSGD(params, lr=x', weight_decay=y x/x')`: both rates bound the movement of a weight per step, so that
-    they are of the same order, and the decay per step is their product as in AdamW, whose default of 0.01 is not the
-    default here. LR_ADVICE There is no (β₁, β₂) to carry over: the momentum is 1 - w, at first 1/(1+K)
-    away from 1. One thing does not carry over: AdamW does not care about the scale of the loss, VSGD does. Its prior is
-    absolute, so that a loss that is summed rather than averaged, or multiplied by 100, trains differently.
+    `varigrad.VSGD(params, lr=x, weight_decay=y)`: both rates bound the movement of a weight per step and are of the
+    same order, so that AdamW's is the one to begin with; then try a third and three times of it. Weight decay means
+    the same, but AdamW's default of 0.01 is not the default here. There is no (β₁, β₂) to carry over: the momentum is
+    1 - w, and follows from what is learned. One thing does not carry over: AdamW does not care about the scale of the
+    loss, VSGD does. Its prior is absolute, so that a loss that is summed rather than averaged, or multiplied by 100,
+    trains differently.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may
@@ -154,7 +160,7 @@ class VSGD(RuleOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 3e-3,
+        lr: float | Tensor = 1e-2,
         kappas: tuple[float, float] = (0.81, 0.9),
         prior_strength: float = 1e-8,
         variance_ratio: float = 30.0,
@@ -208,6 +214,9 @@ class ConstantVSGD(RuleOptimizer):
     The observation variance is K times the systematic variance by assumption, so that the gain is 1/(1+K) for every
     weight at every step, and one variance remains to be learned. With K = β₁/(1-β₁) the mean is Adam's first moment
     without its bias correction.
+
+    The default learning rate of 3e-3 was chosen like VSGD's: a final validation loss of 0.0501 on MNIST (the best was
+    0.0487, at 3e-4) and of 0.0910 on digits (the best was 0.0660, at 1e-2).
 
     With t counting the parameter's own steps from 1, ρ = t^-κ, a = γ + 1 + δ, w = 1/(1+K), and from μ = 0,
     v = γ/(γ+δ):

@@ -6,6 +6,7 @@ This file and what it imports do without torch, because it also runs where the p
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 from .rule import Rule
@@ -40,9 +41,9 @@ _EXPRESSIONS = {
     "sqrt": "sqrt{r}({0})",
     "abs": "fabs{r}({0})",
     "sign": "({t})(({0} > 0) - ({0} < 0))",
-    # A NaN compares false, so that it is passed on.
-    "maximum": "{0} < {1} ? {1} : {0}",
-    "minimum": "{0} > {1} ? {1} : {0}",
+    # A NaN on the left compares false and is passed on; one on the right is looked for.
+    "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
+    "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
     "greater": "{0} > {1}",
     "less": "{0} < {1}",
     "where": "{0} ? {1} : {2}",
@@ -86,18 +87,25 @@ def _function(rule: Rule, ctype: str) -> str:
     names: dict[int, str] = {}
     numbers, body = [], []
 
+    def constant(value: float) -> str:
+        if math.isfinite(value):
+            return repr(float(value))
+        return "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
+
     def operand(value: Symbol | float, kind: int) -> str:
         if not isinstance(value, Symbol):
-            return f"({ctype}){float(value)!r}" if kind == ELEMENT else repr(float(value))
+            return f"({ctype}){constant(value)}" if kind == ELEMENT else constant(value)
         # Numbers are computed in double and rounded once, as torch does with a Python number.
         return f"({ctype}){names[id(value)]}" if value.kind < kind else names[id(value)]
 
-    for index, name in enumerate((*rule.keywords, "decay", "direction")):
-        names[id(graph.inputs[name])] = name
-        numbers.append(f"    const double {name} = numbers[{index}];\n")
+    # A prefix for each sort of name, lest a rule's own names meet one another or the words of C.
+    scalars = (*rule.keywords, "decay", "direction")
+    for index, name in enumerate(scalars):
+        names[id(graph.inputs[name])] = f"scalar_{name}"
+        numbers.append(f"    const double scalar_{name} = numbers[{index}];\n")
     for name in rule.elements:
-        names[id(graph.inputs[name])] = f"{name}_"
-        body.append(f"        const {ctype} {name}_ = {name}[i];\n")
+        names[id(graph.inputs[name])] = f"old_{name}"
+        body.append(f"        const {ctype} old_{name} = all_{name}[i];\n")
     for index, node in enumerate(graph.nodes):
         names[id(node)] = f"v{index}"
         kind = NUMBER if node.kind == NUMBER else ELEMENT
@@ -110,23 +118,26 @@ def _function(rule: Rule, ctype: str) -> str:
             f"{'    ' if kind == NUMBER else '        '}const {here} v{index} = {expression};\n"
         )
     for name in ("param", *rule.state):
-        body.append(f"        {name}[i] = {names[id(graph.results[name])]};\n")
+        body.append(f"        all_{name}[i] = {names[id(graph.results[name])]};\n")
     for name in rule.statistics:
-        body.append(f"        {name} += (double){names[id(graph.results[name])]};\n")
+        body.append(f"        sum_{name} += (double){names[id(graph.results[name])]};\n")
+    totals = [f"sum_{name}" for name in rule.statistics]
     return _FUNCTION.format(
         name=rule.name,
         symbol=symbol(rule.name, ctype),
         width=len(rule.elements),
         arrays=", ".join(rule.elements),
-        count=len(rule.keywords) + 2,
-        scalars=", ".join((*rule.keywords, "decay", "direction")),
-        parameters=", ".join(f"{'' if n in rule.results else 'const '}{ctype} *restrict {n}" for n in rule.elements),
+        count=len(scalars),
+        scalars=", ".join(scalars),
+        parameters=", ".join(
+            f"{'' if n in rule.results else 'const '}{ctype} *restrict all_{n}" for n in rule.elements
+        ),
         numbers="".join(numbers),
-        sums="".join(f"    double {name} = 0.0;\n" for name in rule.statistics),
-        reduction=f'_Pragma("omp simd reduction(+:{",".join(rule.statistics)})")\n    ' if rule.statistics else "",
+        sums="".join(f"    double {total} = 0.0;\n" for total in totals),
+        reduction=f'_Pragma("omp simd reduction(+:{",".join(totals)})")\n    ' if totals else "",
         body="".join(body),
-        stores="".join(f"    sums[{index}] = {name};\n" for index, name in enumerate(rule.statistics)),
-        statistics=len(rule.statistics),
+        stores="".join(f"    sums[{index}] = {total};\n" for index, total in enumerate(totals)),
+        statistics=len(totals),
         casts=", ".join(f"pointers[{index}]" for index in range(len(rule.elements))),
     )
 

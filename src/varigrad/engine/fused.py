@@ -63,10 +63,17 @@ def run(
 
     Like the foreach way it writes the new values into the storage of the tensors they are for.
     """
-    dense = {name: list(column) for name, column in tensors.items()}
-    for index, param in enumerate(tensors["param"]):
-        if not all(column[index].is_contiguous() for column in tensors.values()) and not (
-            _is_dense(param) and all(column[index].stride() == param.stride() for column in tensors.values())
+    # Nothing below looks at the shapes or at what a lazy negation means.
+    dense = {name: [tensor.resolve_neg() for tensor in column] for name, column in tensors.items()}
+    for index, param in enumerate(dense["param"]):
+        for name, column in dense.items():
+            if column[index].shape != param.shape:
+                raise RuntimeError(
+                    f"the {name} of a parameter of shape {tuple(param.shape)} has the shape "
+                    f"{tuple(column[index].shape)}: was the parameter given other data after its first step?"
+                )
+        if not all(column[index].is_contiguous() for column in dense.values()) and not (
+            _is_dense(param) and all(column[index].stride() == param.stride() for column in dense.values())
         ):
             for column in dense.values():
                 column[index] = column[index].contiguous()

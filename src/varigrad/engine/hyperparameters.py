@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Accepts", "Interval", "LearningRate", "OneOf", "Pair", "Switch"]
+__all__ = ["Accepts", "Interval", "LearningRate", "OneOf", "OrNone", "Pair", "Switch"]
 
 
 class Accepts(Protocol):
@@ -112,6 +112,21 @@ class Pair:
             raise ValueError(_refusal(name, value, self))
         for index, item in enumerate(value):
             self.each.check(f"{name}[{index}]", item)
+
+
+@dataclass(frozen=True)
+class OrNone:
+    """What `accepted` accepts, or None for a default that depends on the other arguments."""
+
+    accepted: Accepts
+
+    def __str__(self) -> str:
+        return f"{self.accepted}, or None"
+
+    def check(self, name: str, value: object) -> None:
+        """Checks that `value` is None or accepted."""
+        if value is not None:
+            self.accepted.check(name, value)
 
 
 @dataclass(frozen=True)

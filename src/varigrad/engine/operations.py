@@ -29,6 +29,23 @@ def _select(condition: bool | float, chosen: float, other: float) -> float:
     return chosen if condition else other
 
 
+def _where(condition: Tensor | bool, x: Any, y: Any) -> Tensor:
+    if isinstance(condition, bool):
+        # Not x or y itself: the result of an operation may be written over.
+        condition = torch.tensor(condition, device=(x if isinstance(x, Tensor) else y).device)
+    elif condition.dim() and not (isinstance(x, Tensor) or isinstance(y, Tensor)):
+        raise TypeError(f"where needs a value for each element on one side at least, not {x!r} and {y!r}")
+    return torch.where(condition, x, y)
+
+
+def _larger(x: float, low: float) -> float:
+    return low if x < low or math.isnan(low) else x
+
+
+def _smaller(x: float, high: float) -> float:
+    return high if x > high or math.isnan(high) else x
+
+
 def _sign(x: float) -> float:
     return math.copysign(1.0, x) if x else x
 
@@ -42,12 +59,12 @@ OPERATIONS: dict[str, Operation] = {
     "sqrt": Operation(math.sqrt, torch.sqrt, "sqrt"),
     "abs": Operation(abs, abs, "abs"),
     "sign": Operation(_sign, torch.sign, "sign"),
-    # clamp, unlike torch.maximum, takes a number for its bound; both pass a NaN on.
-    "maximum": Operation(max, lambda x, low: torch.clamp(x, min=low), "maximum"),
-    "minimum": Operation(min, lambda x, high: torch.clamp(x, max=high), "minimum"),
+    # clamp, unlike torch.maximum, takes a number for its bound. A NaN on either side is passed on.
+    "maximum": Operation(_larger, lambda x, low: torch.clamp(x, min=low), "maximum"),
+    "minimum": Operation(_smaller, lambda x, high: torch.clamp(x, max=high), "minimum"),
     "greater": Operation(operator.gt, operator.gt, None),
     "less": Operation(operator.lt, operator.lt, None),
-    "where": Operation(_select, torch.where, None),
+    "where": Operation(_select, _where, None),
 }
 
 

@@ -65,8 +65,6 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
     accepts: ClassVar[Mapping[str, Accepts]]
-    # The keys that a subclass itself keeps in a group beside the hyperparameters.
-    _own_notes: ClassVar[frozenset[str]] = frozenset()
     # What all of them have; `accepts` holds what is particular to one.
     _shared: ClassVar[Mapping[str, Accepts]] = {"lr": LearningRate(), "weight_decay": Interval()}
 
@@ -125,7 +123,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         index = len(self.param_groups)
         if isinstance(param_group, dict):
             for key in param_group:
-                if key not in self.defaults and key not in BOOKKEEPING | self._own_notes:
+                if key not in self.defaults and key not in BOOKKEEPING:
                     known = ", ".join(self.defaults)
                     raise TypeError(
                         f"parameter group {index} has the key {key!r}, which {type(self).__name__} does not know: it "
@@ -177,18 +175,29 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
+        own = self.param_groups
         for index, saved in enumerate(state_dict["param_groups"]):
             group = {**self.defaults, **saved}
             self._check(group, index)
             rule = self.rule_for(group)
             wanted = {"step", *rule.state, *rule.statistics, *rule.memory}
-            for key in saved["params"]:
-                held = state_dict["state"].get(key, wanted)
+            params = own[index]["params"] if index < len(own) else []
+            # torch itself refuses other numbers of groups or parameters, after this.
+            for key, param in zip(saved["params"], params, strict=False):
+                held = state_dict["state"].get(key)
+                if held is None:
+                    continue
                 if set(held) != wanted:
                     raise ValueError(
                         f"the state dict is not {type(self).__name__}'s: for parameter {key} it holds "
                         f"{sorted(held)}, where {sorted(wanted)} is expected"
                     )
+                for name in rule.state:
+                    if held[name].shape != param.shape:
+                        raise ValueError(
+                            f"the state dict belongs to another model: the {name} of parameter {key} has the shape "
+                            f"{tuple(held[name].shape)}, where {tuple(param.shape)} is expected"
+                        )
 
     # ---------------------------------------------------------------- the step
 
@@ -237,6 +246,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise RuntimeError(
                     f"{type(self).__name__} needs dense gradients, but {name} has a sparse one: build the layer with "
                     "sparse=False, or give that parameter to torch.optim.SparseAdam"
+                )
+            if param.is_conj() or param.is_neg():
+                raise RuntimeError(
+                    f"{type(self).__name__} cannot write to {name}, which is a lazily conjugated or negated view: make "
+                    "it a tensor of its own with resolve_conj() or resolve_neg()"
                 )
             params[param] = self.inputs(group, param, name)
         if group["fused"] and not self._compiled_serves(group, params):
@@ -299,17 +313,18 @@ class RuleOptimizer(torch.optim.Optimizer):
             name: [tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in column]
             for name, column in stored.items()
         }
-        differentiable = group["differentiable"]
+        if group["differentiable"]:
+            # Autograd keeps what the rule was given, which the new values are then written over.
+            tensors["param"] = [tensor.clone() for tensor in tensors["param"]]
         way = self._way(group, params)
         sums = way.run(rule, tensors, self._scalars(rule, group, states, count), group["maximize"])
+        if group["differentiable"]:
+            _attach(rule, states, stored["param"], tensors, sums)
+            return
         for name, column in sums.items():
             for state, value in zip(states, column, strict=True):
                 state[name].copy_(value)
         for name in ("param", *rule.state):
-            if differentiable and name != "param":
-                for state, new in zip(states, tensors[name], strict=True):
-                    state[name] = torch.view_as_complex(new) if state[name].is_complex() else new
-                continue
             moved = [(old, new) for old, new in zip(stored[name], tensors[name], strict=True) if new is not old]
             if moved:
                 torch._foreach_copy_([old for old, _ in moved], [new for _, new in moved])
@@ -328,8 +343,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> dict[str, float | list[Tensor]]:
         """Returns the rule's keyword arguments: numbers for the whole bucket, or a 0-dim tensor per parameter."""
         lr = group["lr"]
-        if isinstance(lr, Tensor) and count is not None and not group["differentiable"]:
-            lr = lr.item()
+        if isinstance(lr, Tensor):
+            on_host = count is not None and not group["differentiable"]
+            lr = lr.item() if on_host else _precise(lr.reshape(()))
         settings = {**group, "lr": lr}
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
@@ -339,12 +355,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             step: Scalar = _precise(state["step"]) if count is None else count
             values = self.scalars(step, settings, {name: state[name] for name in remembered})
             for name in rule.memory:
-                if name in values:
-                    state[name].copy_(values[name])
+                if name in values and group["differentiable"]:
+                    state[name] = torch.as_tensor(values[name], dtype=state[name].dtype, device=state[name].device)
+                elif name in values:
+                    state[name].copy_(torch.as_tensor(values[name]))
             wanted = {name: values[name] for name in rule.keywords}
             for name, value in self._with_decay(settings, wanted).items():
                 columns[name].append(value)
-        return {name: c if isinstance(c[0], Tensor) else c[0] for name, c in columns.items()}
+        return {name: _shared_or_each(column, states) for name, column in columns.items()}
 
     def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
         if group["weight_decay"] != 0:
@@ -357,6 +375,34 @@ def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _precise(step: Tensor) -> Tensor:
-    """The step count in the dtype that the host's numbers have, on the devices that have it."""
-    return step if step.device.type == "mps" else step.double()
+def _attach(
+    rule: Rule,
+    states: list[dict[str, Tensor]],
+    params: list[Tensor],
+    tensors: Mapping[str, list[Tensor]],
+    sums: Mapping[str, list[Tensor]],
+) -> None:
+    """Stores results so that autograd can go back through them: the parameter in place, all else as new tensors."""
+    for index, (state, param) in enumerate(zip(states, params, strict=True)):
+        param.copy_(tensors["param"][index])
+        for name in rule.state:
+            new = tensors[name][index]
+            state[name] = torch.view_as_complex(new) if state[name].is_complex() else new
+        for name in rule.statistics:
+            state[name] = sums[name][index].to(state[name].dtype)
+
+
+def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float | list[Tensor]:
+    """The one number that all tensors of a bucket have, or a 0-dim tensor for each of them."""
+    if not any(isinstance(value, Tensor) for value in column) and len(set(column)) == 1:
+        return float(column[0])
+    devices = [state["step"].device for state in states]
+    return [
+        value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
+        for value, device in zip(column, devices, strict=True)
+    ]
+
+
+def _precise(number: Tensor) -> Tensor:
+    """A 0-dim tensor in the dtype that the host's numbers have, on the devices that have it."""
+    return number if number.device.type == "mps" else number.double()

@@ -172,7 +172,7 @@ def _place(choices: list[_Choice], trace: Trace, owned: tuple[str, ...]) -> None
     """Decides for each call which values die there and whether its result is written over one of them."""
     needed = {id(value) for value in trace.results.values()}
     for choice in reversed(choices):
-        read = {id(argument) for argument in choice.arguments if isinstance(argument, Symbol)}
+        read = {id(argument) for argument in (*choice.arguments, choice.scale) if isinstance(argument, Symbol)}
         choice.dying = read - needed
         needed |= read
     by_node = {id(choice.node): choice for choice in choices}

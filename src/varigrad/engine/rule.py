@@ -18,9 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .trace import NUMBER, TENSOR, Symbol, Trace
+from .trace import ELEMENT, NUMBER, TENSOR, Symbol, Trace
 
 __all__ = ["Rule", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
+
+
+RESERVED = ("maximize", "decay", "direction")
+"""What every rule is called with besides its own arguments; the last one by the compiled kernels."""
 
 
 def _apply(operation: str, *arguments: Any) -> Any:
@@ -54,7 +58,15 @@ def minimum(x: Any, high: Any) -> Any:
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """Returns `x` where the comparison `condition` holds and `y` elsewhere."""
+    """Returns `x` where the comparison `condition` holds and `y` elsewhere.
+
+    Raises:
+        TypeError: If the condition differs between elements and neither `x` nor `y` does: two numbers do not say in
+            which precision they are meant.
+    """
+    kinds = [value.kind if isinstance(value, Symbol) else NUMBER for value in (condition, x, y)]
+    if kinds[0] == ELEMENT and ELEMENT not in kinds[1:]:
+        raise TypeError(f"where needs a value for each element on one side at least, not {x!r} and {y!r}")
     return _apply("where", condition, x, y)
 
 
@@ -163,7 +175,8 @@ def rule(
         optional: The names of those whose default is None; see `Rule.taking`.
 
     Raises:
-        TypeError: If the function's positional arguments are not the ones promised.
+        TypeError: If the function's positional arguments are not the ones promised, or it has arguments without a name
+            or with one that is reserved.
 
     Example:
         >>> from varigrad.engine.rule import rule
@@ -180,6 +193,9 @@ def rule(
         if positional != ("param", "grad", *state):
             wanted = ", ".join(("param", "grad", *state))
             raise TypeError(f"rule {function.__name__} must take ({wanted}, *, …), it takes {positional}")
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name in RESERVED:
+                raise TypeError(f"rule {function.__name__} must not have an argument {parameter.name!r}")
         keywords = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in (*inputs, *optional))
         return Rule(function.__name__, function, state, statistics, memory, keywords, optional, inputs)
 

@@ -65,6 +65,12 @@ class Symbol:
     def __lt__(self, other: Symbol | float) -> Symbol:
         return self.tracer.record("less", self, other)
 
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("a rule cannot ask whether two values are equal: compare with < or >")
+
+    # Written out, because Python takes it away where __eq__ is defined.
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError("a rule cannot branch on a value: use where(condition, x, y) instead of if")
 

@@ -81,8 +81,8 @@ def adam_adaptation_factor(relative_noise: Number) -> Number:
 
         γ = (1 + η²)^-½,   η = std / |mean|
 
-    Appendix C.2 prints (1 + η)^-½, without the square; Eq. 8 has it right. The largest difference from
-    `sign_adaptation_factor` is 0.049, at η = 0.46.
+    Appendix C.2 prints (1 + η)^-½, without the square; Eq. 8 has it right. It differs from
+    `sign_adaptation_factor` by at most 0.065, at η = 1.9, and for η → ∞ is √(π/2) times as large.
 
     Args:
         relative_noise: η, standard deviation of the gradient over the absolute value of its mean; in [0, ∞].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import TypeVar, overload
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "Range",
     "as_count",
     "as_float64",
+    "as_number",
     "like",
 ]
 
@@ -85,16 +86,29 @@ def as_float64(name: str, value: object, accepted: Range) -> Tensor:
         if value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{name} has dtype {value.dtype}: it must be a real tensor or a number")
         numbers = value.to(torch.float64)
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        numbers = torch.tensor(float(value), dtype=torch.float64, device="cpu")
-    else:
+    elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} = {value!r} is not accepted: it must be a number or a real tensor")
+    else:
+        numbers = torch.tensor(float(value), dtype=torch.float64, device="cpu")
     inside = accepted.holds(numbers)
     if not inside.all():
         refused = numbers[~inside].flatten()[0].item()
         entry = "has the entry" if isinstance(value, Tensor) else "="
         raise ValueError(f"{name} {entry} {refused!r}, which is not accepted: it must be {accepted}")
     return numbers
+
+
+def as_number(name: str, value: object, accepted: Range) -> float:
+    """Returns an argument that must be one number as a float.
+
+    Raises:
+        TypeError: If it is neither a number nor a real tensor.
+        ValueError: If it has more or less than one entry, or is out of range.
+    """
+    number = as_float64(name, value, accepted)
+    if number.numel() != 1:
+        raise ValueError(f"{name} has shape {tuple(number.shape)}, which is not accepted: it must be {accepted}")
+    return number.item()
 
 
 def as_count(name: str, value: object) -> int:
@@ -104,9 +118,9 @@ def as_count(name: str, value: object) -> int:
         TypeError: If it is not an integer.
         ValueError: If it is below 1.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, Integral):
         raise TypeError(f"{name} = {value!r} is not accepted: it must be an integer")
-    return int(as_float64(name, value, COUNT).item())
+    return int(as_number(name, value, COUNT))
 
 
 @overload

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .arguments import FINITE, Number, Range, as_count, as_float64, like
+from .arguments import FINITE, Number, Range, as_count, as_float64, as_number, like
 
 __all__ = [
     "mean_variance_coefficient",
@@ -46,10 +46,9 @@ def moving_average_weights(beta: float, step: int) -> Tensor:
         >>> moving_average_weights(0.5, 3) * 7
         tensor([1., 2., 4.], dtype=torch.float64)
     """
-    decay = as_float64("beta", beta, BETA)
-    count = as_count("step", step)
-    age = torch.arange(count - 1, -1, -1, dtype=torch.float64, device=decay.device)
-    return decay**age * ((1 - decay) / _one_minus_power(decay, torch.tensor(float(count), dtype=torch.float64)))
+    decay, count = as_number("beta", beta, BETA), as_count("step", step)
+    weights: Tensor = decay ** torch.arange(count - 1, -1, -1, dtype=torch.float64)
+    return weights / weights.sum()
 
 
 def moving_average_variance(beta: Number, step: Number | float = math.inf) -> Number:
@@ -115,7 +114,7 @@ def mean_variance_coefficient(beta: Number, step: Number | float = math.inf) -> 
         18.0
     """
     decay, count = as_float64("beta", beta, BETA), as_float64("step", step, STEP)
-    single = (count == 1) | (decay == 0)
+    single = count == 1
     lost, lost_before = _one_minus_power(decay, count), _one_minus_power(decay, torch.where(single, 1.0, count - 1))
     return like(torch.where(single, math.inf, (1 - decay) * (2 - lost) / (2 * decay * lost_before)), beta, step)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arguments import FINITE, NONNEGATIVE, POSITIVE, as_count, as_float64
+from .arguments import FINITE, NONNEGATIVE, POSITIVE, as_count, as_float64, as_number
 
 __all__ = [
     "StochasticQuadratic",
@@ -17,21 +17,22 @@ __all__ = [
     "random_rotation",
 ]
 
-ASYMMETRY = 1e-10  # what a matrix may lack in symmetry, relative to its largest entry
+ROUNDING = 1e-5  # what a matrix made in float32 may lack in symmetry or orthogonality
 
 
 @dataclass(frozen=True, eq=False)
 class StochasticQuadratic:
     """A quadratic loss whose minimizer is observed with noise.
 
-        ℓ(θ; x) = ½ (θ-x)ᵀ Q (θ-x),   x ~ N(x*, ν² I)
-        L(θ) = E ℓ = ½ (θ-x*)ᵀ Q (θ-x*) + ½ ν² tr Q                Eq. 11
-        g(θ) = Q (θ-x) ~ N(Q (θ-x*), ν² Q Q)
+        ℓ(θ; x) = ½ (θ-x)ᵀ Q (θ-x),   x ~ N(0, ν² I)
+        L(θ) = E ℓ = ½ θᵀ Q θ + ½ ν² tr Q                Eq. 11
+        g(θ) = Q (θ-x) ~ N(Q θ, ν² Q Q)
+
+    The minimizer is the origin: where the paper's is x*, θ here is its θ - x*.
 
     Attributes:
         curvature: Q, symmetric positive definite, of shape (d, d); kept in float64.
         noise: ν, standard deviation of the data x in every coordinate, in [0, ∞).
-        minimizer: x*, of shape (d,); None for the origin.
 
     Raises:
         ValueError: If an argument is out of its range, or the curvature is not a symmetric positive definite matrix.
@@ -51,11 +52,10 @@ class StochasticQuadratic:
 
     curvature: Tensor
     noise: float
-    minimizer: Tensor | None = None
 
     def __post_init__(self) -> None:
         curvature = _square_matrix("curvature", self.curvature)
-        if (curvature - curvature.T).abs().max() > ASYMMETRY * curvature.abs().max():
+        if (curvature - curvature.T).abs().max() > ROUNDING * curvature.abs().max():
             raise ValueError("curvature is not symmetric, which is not accepted: it must be positive definite")
         curvature = (curvature + curvature.T) / 2
         smallest = torch.linalg.eigvalsh(curvature)[0].item()
@@ -63,22 +63,17 @@ class StochasticQuadratic:
             raise ValueError(
                 f"curvature has the eigenvalue {smallest!r}, which is not accepted: it must be positive definite"
             )
-        minimizer = curvature.new_zeros(len(curvature)) if self.minimizer is None else self.minimizer
         object.__setattr__(self, "curvature", curvature)
-        object.__setattr__(self, "noise", as_float64("noise", self.noise, NONNEGATIVE).item())
-        object.__setattr__(self, "minimizer", self.checked_point("minimizer", minimizer))
+        object.__setattr__(self, "noise", as_number("noise", self.noise, NONNEGATIVE))
 
     @classmethod
-    def from_spectrum(
-        cls, eigenvalues: Tensor, noise: float, rotation: Tensor | None = None, minimizer: Tensor | None = None
-    ) -> StochasticQuadratic:
+    def from_spectrum(cls, eigenvalues: Tensor, noise: float, rotation: Tensor | None = None) -> StochasticQuadratic:
         """Returns the problem with given eigenvalues and axes, Q = R Λ Rᵀ.
 
         Args:
             eigenvalues: λ, of shape (d,), each in (0, ∞).
             noise: ν, in [0, ∞).
             rotation: R, orthogonal, of shape (d, d), whose columns are the eigenvectors; None for axis-aligned ones.
-            minimizer: x*, of shape (d,); None for the origin.
 
         Raises:
             ValueError: If an argument is out of its range, or the rotation is not orthogonal.
@@ -87,16 +82,16 @@ class StochasticQuadratic:
         if spectrum.dim() != 1 or len(spectrum) == 0:
             raise ValueError(f"eigenvalues has shape {tuple(spectrum.shape)}, which is not accepted: it must be (d,)")
         if rotation is None:
-            return cls(torch.diag(spectrum), noise, minimizer)
+            return cls(torch.diag(spectrum), noise)
         axes = _square_matrix("rotation", rotation)
         if len(axes) != len(spectrum):
             raise ValueError(
                 f"rotation has shape {tuple(axes.shape)}, which is not accepted: it must be {(len(spectrum),) * 2}"
             )
         defect = (axes @ axes.T - torch.eye(len(axes), dtype=axes.dtype, device=axes.device)).abs().max().item()
-        if defect > ASYMMETRY:
+        if defect > ROUNDING:
             raise ValueError(f"rotation misses R Rᵀ = I by {defect:.2g}, which is not accepted: it must be orthogonal")
-        return cls((axes * spectrum) @ axes.T, noise, minimizer)
+        return cls((axes * spectrum) @ axes.T, noise)
 
     @property
     def dimension(self) -> int:
@@ -111,17 +106,18 @@ class StochasticQuadratic:
     @property
     def gradient_std(self) -> Tensor:
         """Standard deviation of every coordinate of the stochastic gradient; of shape (d,)."""
-        return self.noise * torch.linalg.vector_norm(self.curvature, dim=1)
+        row_norms: Tensor = torch.linalg.vector_norm(self.curvature, dim=1)
+        return self.noise * row_norms
 
     def loss(self, theta: Tensor) -> Tensor:
         """Returns the expected loss L(θ) of Eq. 11, a 0-dim tensor; its smallest value is ½ ν² tr Q."""
-        excess: Tensor = self._offset(theta) @ self.gradient(theta)
+        excess: Tensor = self._point(theta) @ self.gradient(theta)
         floor: Tensor = self.noise**2 * self.curvature.trace()
         return (excess + floor) / 2
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """Returns the gradient of the expected loss, Q (θ-x*), of shape (d,)."""
-        return self.curvature @ self._offset(theta)
+        """Returns the gradient of the expected loss, Q θ, of shape (d,)."""
+        return self.curvature @ self._point(theta)
 
     def sample_gradients(self, theta: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Returns independent stochastic gradients at θ, of shape (count, d).
@@ -140,18 +136,13 @@ class StochasticQuadratic:
         )
         return self.gradient(theta) - self.noise * data_noise @ self.curvature
 
-    def checked_point(self, name: str, point: Tensor) -> Tensor:
-        """Returns a point as float64, or raises ValueError if it is not a finite one of shape (d,)."""
-        values = as_float64(name, point, FINITE)
+    def _point(self, theta: Tensor) -> Tensor:
+        values = as_float64("theta", theta, FINITE)
         if values.shape != (self.dimension,):
             raise ValueError(
-                f"{name} has shape {tuple(values.shape)}, which is not accepted: it must be {(self.dimension,)}"
+                f"theta has shape {tuple(values.shape)}, which is not accepted: it must be {(self.dimension,)}"
             )
         return values
-
-    def _offset(self, theta: Tensor) -> Tensor:
-        point = self.checked_point("theta", theta)
-        return point if self.minimizer is None else point - self.minimizer
 
 
 def mildly_conditioned_spectrum(dimension: int, generator: torch.Generator | None = None) -> Tensor:
@@ -238,9 +229,11 @@ def random_rotation(dimension: int, generator: torch.Generator | None = None) ->
     """
     size = as_count("dimension", dimension)
     axes, triangle = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
-    axes = axes * triangle.diagonal().sign()  # the factorisation with a positive diagonal is the uniform one
-    axes[:, 0] *= torch.linalg.det(axes).sign()
-    return axes
+    rotation: Tensor = (
+        axes * triangle.diagonal().sign()
+    )  # the factorisation with a positive diagonal is the uniform one
+    rotation[:, 0] *= torch.linalg.det(rotation).sign()
+    return rotation
 
 
 def p_diag(matrix: Tensor) -> float:
@@ -250,7 +243,7 @@ def p_diag(matrix: Tensor) -> float:
 
     It is 1 for a diagonal matrix, and at least 1/d for a positive semidefinite one, which 11ᵀ attains. The paper's
     average over random orientations, π/(2d) (Eq. 38), holds for a single dominant eigenvector only: for d = 100, where
-    it is 0.0157, rotating spectrum (a) gives 0.210, spectrum (b) 0.045, and rank one 0.0159. Eq. 35, on which it
+    it is 0.0157, rotating spectrum (a) gives 0.210, spectrum (b) 0.045, and rank one 0.0157. Eq. 35, on which it
     rests, prints an equality that is a lower bound.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .arguments import NONNEGATIVE, POSITIVE, Number, Range, as_float64, like
 
@@ -83,7 +82,8 @@ def vsgd_stationary_variances(gain: Number, variance: Number | float) -> tuple[N
         >>> vsgd_stationary_variances(0.5, 3.0)
         (2.0, 2.0)
     """
-    w, innovation = as_float64("gain", gain, GAIN), _innovation_variance(gain, variance)
+    w = as_float64("gain", gain, GAIN)
+    innovation = 2 * as_float64("variance", variance, NONNEGATIVE) / (2 - w)
     return like(w * innovation, gain, variance), like((1 - w) * innovation, gain, variance)
 
 
@@ -117,7 +117,3 @@ def calibrated_observation_variance(systematic_var: Number, observation_var: Num
     v_g = as_float64("systematic_var", systematic_var, NONNEGATIVE)
     v_o = as_float64("observation_var", observation_var, NONNEGATIVE)
     return like(v_o + v_g / 2, systematic_var, observation_var)
-
-
-def _innovation_variance(gain: float | Tensor, variance: float | Tensor) -> Tensor:
-    return 2 * as_float64("variance", variance, NONNEGATIVE) / (2 - as_float64("gain", gain, GAIN))

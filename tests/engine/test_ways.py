@@ -1,0 +1,316 @@
+"""The fused way against the loop, on every layout, size and split of the work."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from varigrad.engine import fused
+from varigrad.engine.rule import maximum, minimum, rule, sign, where
+
+from . import toy_rules
+from .conftest import compile_rules
+from .toy_rules import (
+    EXACT_SCALARS,
+    RANDOM_RULES,
+    RULES,
+    SCALARS,
+    WITHOUT_ROOT,
+    Momentum,
+    by_name,
+    copy,
+    differences,
+    draw,
+    exact_inputs,
+    run,
+)
+
+pytestmark = pytest.mark.usefixtures("toy_kernels")
+
+DTYPES = [torch.float32, torch.float64]
+ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("the_rule", [r for r in WITHOUT_ROOT if r is not toy_rules.numbers_first], ids=by_name)
+@pytest.mark.parametrize("options", [{}, {"maximize": True}, {"decay": 0.97}])
+def test_fused_is_the_loop_in_every_bit(the_rule, dtype, options):
+    """Additions and multiplications are rounded one by one, as torch's are."""
+    tensors = draw(the_rule, shapes=((1000,), (3, 5), (), (0,)), dtype=dtype)
+    ours, theirs = (run(way, the_rule, tensors, **options) for way in ("fused", "loop"))
+    for name in the_rule.statistics:  # sums are another matter: their order is free
+        assert not differences({name: ours.pop(name)}, {name: theirs.pop(name)}, 1e-5)
+    assert not differences(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("the_rule", [toy_rules.normalized, toy_rules.numbers_first], ids=by_name)
+def test_what_torch_rounds_otherwise_is_the_loops_to_rounding(the_rule, dtype):
+    # torch's vectorized square root may be off by one in the last place, and it computes 2 / x as 2 * (1 / x).
+    tensors = draw(the_rule, shapes=((1000,), ()), dtype=dtype)
+    tensors[the_rule.state[-1]] = [tensor.square() for tensor in tensors[the_rule.state[-1]]]
+    ours, theirs = (run(way, the_rule, tensors) for way in ("fused", "loop"))
+    assert not differences(ours, theirs, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("the_rule", RANDOM_RULES, ids=by_name)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"maximize": True, "decay": 0.5}])
+def test_random_rules_run_alike(the_rule, dtype, options):
+    tensors = exact_inputs(0, dtype, shapes=((50,), (2, 4), (), (0,)))
+    loop, foreach, compiled = (
+        run(way, the_rule, tensors, **EXACT_SCALARS | options) for way in ("loop", "foreach", "fused")
+    )
+    assert not differences(compiled, loop)
+    assert not differences(foreach, loop)
+
+
+@pytest.mark.parametrize("the_rule", RULES, ids=by_name)
+def test_the_gradient_is_never_written(the_rule):
+    tensors = draw(the_rule)
+    after = run("fused", the_rule, tensors, maximize=True, decay=0.9)
+    assert not differences({"grad": tensors["grad"]}, {"grad": after["grad"]})
+
+
+@pytest.mark.parametrize("way", ["loop", "foreach", "fused"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_gradient_stays_in_its_element(way, bad):
+    tensors = draw(toy_rules.normalized)
+    tensors["square"] = [tensor.abs() for tensor in tensors["square"]]
+    clean = run(way, toy_rules.normalized, tensors)
+    tensors["grad"][0][3] = bad
+    dirty = run(way, toy_rules.normalized, tensors)
+    for name in ("param", "mean", "square"):
+        touched = (clean[name][0] != dirty[name][0]).nonzero().flatten().tolist()
+        assert touched == [3]
+        assert not differences({name: clean[name][1:]}, {name: dirty[name][1:]})
+
+
+@rule(state=("low",))
+def clamping(param, grad, low, *, lr):
+    return param - lr * minimum(maximum(grad, low), 1.0), maximum(low, minimum(grad, param))
+
+
+@rule(state=("low",))
+def passing_on(param, grad, low, *, lr):
+    return where(grad > 0.0, param, -param), sign(low) + abs(grad)
+
+
+@rule(state=("mean",))
+def choosing_by_number(param, grad, mean, *, lr):
+    return param - lr * where(lr > 0.05, mean, grad), where(lr < 0.05, mean, grad)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan")]
+
+
+def special_tensors(names):
+    grids = torch.meshgrid(*[torch.tensor(SPECIAL, dtype=torch.float64)] * len(names), indexing="ij")
+    return {name: [grid.clone()] for name, grid in zip(names, grids, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def special_library(tmp_path_factory):
+    return compile_rules([clamping, passing_on, choosing_by_number], tmp_path_factory.mktemp("special"))
+
+
+@pytest.mark.parametrize(
+    "the_rule",
+    [
+        clamping,
+        passing_on,
+    ],
+    ids=by_name,
+)
+def test_special_values_are_treated_alike(the_rule, special_library, use_library):
+    use_library(special_library)
+    tensors = special_tensors(the_rule.elements)
+    results = [run(way, the_rule, tensors) for way in ("loop", "foreach", "fused")]
+    assert not differences(results[1], results[0])
+    assert not differences(results[2], results[0])
+
+
+@pytest.mark.parametrize("way", ["loop", "foreach"])
+def test_a_choice_between_two_numbers_is_refused(way):
+    """It would have torch's default precision, whatever that of the tensors is."""
+
+    @rule(state=())
+    def choosing_numbers(param, grad, *, lr):
+        return (param - where(grad > 0.0, 0.1, lr) * grad,)
+
+    with pytest.raises(TypeError, match=r"where needs a value for each element on one side at least, not 0\.1 and"):
+        run(way, choosing_numbers, draw(choosing_numbers), lr=0.3)
+
+
+@pytest.mark.parametrize("way", ["loop", "foreach", "fused"])
+@pytest.mark.parametrize("rate", [0.1, 0.01])
+def test_a_number_may_be_what_is_chosen_by(way, rate, special_library, use_library):
+    use_library(special_library)
+    tensors = draw(choosing_by_number)
+    found = run(way, choosing_by_number, tensors, lr=rate)
+    first, kept = ("mean", "grad") if rate > 0.05 else ("grad", "mean")
+    for index, param in enumerate(tensors["param"]):
+        # The foreach way rounds a scaled addition once.
+        torch.testing.assert_close(found["param"][index], param - rate * tensors[first][index], rtol=1e-14, atol=1e-15)
+        assert torch.equal(found["mean"][index], tensors[kept][index])
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def params():
+    base = torch.randn(4, 6, 8, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return {
+        "contiguous": base,
+        "channels_last": base.contiguous(memory_format=torch.channels_last),
+        "transposed": base.transpose(0, 3),
+        "permuted": base.permute(2, 0, 3, 1),
+        "every_other": base[:, ::2, :, ::2],
+        "narrow": base[:, 1:3],
+        "last_column": base[..., -1],
+        "unit_dimensions": base[:, :1, :, :1],
+        "zero_dimensions": base[0, 0, 0, 0],
+        "empty": base[:, :0],
+    }
+
+
+def turned(tensor):
+    return tensor.permute(tuple(reversed(range(tensor.ndim))))
+
+
+def with_strides_of(param, values):
+    return torch.empty_strided(param.shape, param.stride(), dtype=param.dtype).copy_(values)
+
+
+ARRANGED = {
+    "contiguous": lambda values, param: values,
+    "like the parameter": lambda values, param: torch.empty_like(param).copy_(values),
+    "with the parameter's strides": lambda values, param: with_strides_of(param, values),
+    "turned": lambda values, param: turned(turned(values).contiguous()),
+    "strided": lambda values, param: torch.stack([values, values], -1)[..., 0],
+    "expanded": lambda values, param: torch.full((), 0.7, dtype=values.dtype).expand(values.shape),
+}
+
+
+@pytest.mark.parametrize("grad", ARRANGED)
+@pytest.mark.parametrize("mean", [name for name in ARRANGED if name != "expanded"])
+@pytest.mark.parametrize("param", params())
+def test_every_layout_gives_the_same(param, grad, mean):
+    """Each of parameter, gradient and state may lie in memory in its own way."""
+    tensors = {"param": [params()[param]]}
+    given = tensors["param"][0]
+    for seed, (name, how) in enumerate({"grad": grad, "mean": mean}.items()):
+        values = torch.randn(given.shape, dtype=given.dtype, generator=torch.Generator().manual_seed(seed))
+        tensors[name] = [ARRANGED[how](values, given)]
+    before = {name: (column[0], column[0].stride()) for name, column in tensors.items()}
+    expected = run("loop", toy_rules.momentum, {name: [t.contiguous() for t in c] for name, c in tensors.items()})
+    fused.run(toy_rules.momentum, tensors, SCALARS, False)
+    for name, (tensor, stride) in before.items():
+        assert tensors[name][0] is tensor
+        assert tensor.stride() == stride
+    assert not differences(tensors, expected)
+
+
+@pytest.mark.parametrize("arranged", ["contiguous", "with the parameter's strides"])
+def test_what_lies_between_the_elements_is_not_touched(arranged):
+    base = torch.zeros(6, 8, dtype=torch.float64)
+    param = base[1:5, ::2]
+    grad, mean = (ARRANGED[arranged](torch.full((4, 4), value, dtype=torch.float64), param) for value in (1.0, 0.0))
+    fused.run(toy_rules.momentum, {"param": [param], "grad": [grad], "mean": [mean]}, SCALARS, False)
+    assert torch.count_nonzero(base) == param.numel() == torch.count_nonzero(param)
+
+
+def test_a_negated_view_is_read_as_what_it_stands_for():
+    tensors = draw(toy_rules.momentum, shapes=((5,),))
+    expected = run("loop", toy_rules.momentum, tensors)
+    tensors["grad"] = [torch._neg_view(-tensors["grad"][0])]
+    fused.run(toy_rules.momentum, tensors, SCALARS, False)
+    assert not differences({n: tensors[n] for n in ("param", "mean")}, expected)
+
+
+# ---------------------------------------------------------------- threads
+
+
+@given(sizes=st.lists(st.integers(0, 700), max_size=8), count=st.integers(1, 5))
+def test_the_shares_cover_every_element_once(sizes, count):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "SHARE", 100)
+        patch.setattr(torch, "get_num_threads", lambda: count)
+        shares = list(fused._shares(sizes))
+    covered = [np.zeros(size, dtype=int) for size in sizes]
+    for index, start, stop in (span for share in shares for span in share):
+        assert 0 <= start < stop <= sizes[index]
+        covered[index][start:stop] += 1
+    assert all((tensor == 1).all() for tensor in covered)
+    assert len(shares) <= max(1, min(count, sum(sizes) // 100))
+
+
+@pytest.mark.parametrize("total", [2 * fused.SHARE - 1, 2 * fused.SHARE, 3 * fused.SHARE + 7])
+def test_the_work_is_split_evenly(total, threads):
+    threads(2)
+    shares = [sum(stop - start for _, start, stop in share) for share in fused._shares([total])]
+    assert len(shares) == (2 if total >= 2 * fused.SHARE else 1)
+    assert max(shares) - min(shares) <= 128
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("size", [fused.SHARE - 1, fused.SHARE, 2 * fused.SHARE - 1, 2 * fused.SHARE, 300_001])
+def test_any_number_of_threads_computes_the_same(count, size, threads):
+    threads(count)
+    tensors = draw(toy_rules.counting, shapes=((size,), (3,), (size // 2, 2), ()), dtype=torch.float32)
+    ours, theirs = (run(way, toy_rules.counting, tensors) for way in ("fused", "loop"))
+    assert not differences(ours, theirs)  # the statistics are counts: exact in any order
+
+
+def test_statistics_belong_to_their_tensor_across_spans(threads, monkeypatch):
+    monkeypatch.setattr(fused, "SHARE", 128)
+    threads(4)
+    tensors = draw(toy_rules.counting, shapes=((1000,), (1,), (), (0,), (777,), (64,)))
+    sums = run("fused", toy_rules.counting, tensors)
+    for index, (grad, previous) in enumerate(zip(tensors["grad"], tensors["previous"], strict=True)):
+        assert sums["agreement"][index].item() == (grad.sign() * previous.sign()).sum().item()
+        assert sums["positive"][index].item() == (grad > SCALARS["beta"]).sum().item()
+
+
+def test_numbers_per_tensor_reach_their_tensor_across_spans(threads, monkeypatch):
+    monkeypatch.setattr(fused, "SHARE", 128)
+    threads(3)
+    tensors = draw(toy_rules.momentum, shapes=((500,), (3,), (900,), ()))
+    rates = [torch.tensor(0.1 * index, dtype=torch.float64) for index in range(4)]
+    ours, theirs = (run(way, toy_rules.momentum, tensors, lr=rates) for way in ("fused", "loop"))
+    assert not differences(ours, theirs)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process is multi-threaded:DeprecationWarning")
+def test_a_forked_child_steps_too(threads):
+    """A child inherits the pool of threads, but none of its threads: waiting for them would take for ever."""
+    threads(2)
+    tensors = draw(toy_rules.momentum, shapes=((4 * fused.SHARE,),), dtype=torch.float32)
+    ours, forked = copy(tensors), copy(tensors)
+    fused.run(toy_rules.momentum, ours, SCALARS, False)
+    expected = ours["param"][0].numpy()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        fused.run(toy_rules.momentum, forked, SCALARS, False)
+        os._exit(0 if (forked["param"][0].numpy() == expected).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# ---------------------------------------------------------------- autograd
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+def test_a_backward_through_a_stepped_parameter_raises(way, dtype):
+    param = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+    param.grad = torch.ones_like(param)
+    optimizer = Momentum([param], **way)
+    loss = (param * param).sum().abs()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
