@@ -54,7 +54,7 @@ def expected_sign_product(first: Number, second: Number | float, correlation: Nu
     k = as_float64("second", second, ANY).clamp(-BEYOND_DOUBT, BEYOND_DOUBT)
     r = as_float64("correlation", correlation, CORRELATION)
     same_side = 2 * ((h >= 0) == (k >= 0)).to(torch.float64) - 1
-    product = (same_side - 4 * _wedge(h, k, r) - 4 * _wedge(k, h, r)).clamp(-1.0, 1.0)
+    product = same_side - 4 * _wedge(h, k, r) - 4 * _wedge(k, h, r)
     return like(torch.where((h == 0) & (k == 0), 2 / math.pi * torch.asin(r), product), first, second, correlation)
 
 
