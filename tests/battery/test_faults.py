@@ -224,6 +224,7 @@ def test_maximize_is_descending_the_negative(row, way):
     assert_same(up, down)
 
 
+@pytest.mark.filterwarnings("ignore:AdaBayes")  # it says what sgd_lr is then taken to belong to
 @every_way
 @every_optimizer
 def test_a_learning_rate_of_zero_moves_nothing_but_the_belief(row, way):
