@@ -54,7 +54,7 @@ class MSGD(RuleOptimizer):
         θ ← θ (1 - lr weight_decay) - lr m
 
     It is SGD with momentum on another scale: `torch.optim.SGD(lr=lr * (1 - beta), momentum=beta)` takes the same steps
-    once β^k has died away. The first step is exactly SGD's.
+    once β^k has died away. The first step is exactly θ - lr g.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may

@@ -111,7 +111,7 @@ class SVAG(RuleOptimizer):
         s = S (1+β)(1-β^k) / (2β (1-β^(k-1))),   s = 0 at k = 1      Eq. 22
         θ ← θ (1 - lr weight_decay) - lr g / (1 + s/m²)              Eq. 23; no step where m = 0
 
-    The state "deviation" is √S. The first step is exactly SGD's.
+    The state "deviation" is √S. The first step is exactly θ - lr g.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may
@@ -174,7 +174,7 @@ class MSVAG(RuleOptimizer):
         ρ s = S (1-β)(1+β^k) / (2β (1-β^(k-1))),   ρ s = 0 at k = 1         Eq. 21 and 22
         θ ← θ (1 - lr weight_decay) - lr m / (1 + ρ s/m²)                   Eq. 25; no step where m = 0
 
-    The state "deviation" is √S. The first step is exactly SGD's, and no step is longer than `MSGD`'s.
+    The state "deviation" is √S. The first step is exactly θ - lr g, and no step is longer than `MSGD`'s.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may

@@ -140,6 +140,7 @@ def displacements(
     lr: float | list[float],
     dtype: torch.dtype,
     theta: np.ndarray | None = None,
+    device: str = "cpu",
     **arguments: Any,
 ) -> list[np.ndarray]:
     """Steps one optimizer on recorded gradients, a list per parameter; returns each parameter's way from its start.
@@ -149,16 +150,20 @@ def displacements(
     """
     shape = next(g.shape for g in gradients[0] if g is not None)
     start = np.zeros(shape) if theta is None else theta
-    params = [torch.tensor(start, dtype=dtype, requires_grad=True) for _ in gradients]
+    params = [torch.tensor(start, dtype=dtype, device=device, requires_grad=True) for _ in gradients]
     rates = [lr] * len(gradients[0]) if isinstance(lr, float) else lr
     optimizer = row.optimizer(params, lr=rates[0], **arguments)
-    trails = [[p.detach().double().numpy().copy()] for p in params]
+    trails = [[_read(p)] for p in params]
     for step, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
         for param, column in zip(params, gradients, strict=True):
             gradient = column[step]
-            param.grad = None if gradient is None else torch.tensor(gradient, dtype=dtype)
+            param.grad = None if gradient is None else torch.tensor(gradient, dtype=dtype, device=device)
         optimizer.step()
         for param, trail in zip(params, trails, strict=True):
-            trail.append(param.detach().double().numpy().copy())
+            trail.append(_read(param))
     return [np.stack(trail) - start for trail in trails]
+
+
+def _read(param: torch.Tensor) -> np.ndarray:
+    return param.detach().double().cpu().numpy().copy()
