@@ -28,5 +28,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> LabError:
     """
     names = list(known)
     close = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return LabError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")
+    hint = f": did you mean {close[0]!r}?" if close else ""
+    return LabError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})")
