@@ -10,7 +10,7 @@ the standard deviation is kept rather than the variance, so that no scale of gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -244,11 +244,11 @@ class MSVAG(RuleOptimizer):
             "variance_factor": (1.0 - beta) * (1.0 + beta**step) / ((1.0 + beta) * (1.0 - beta**step)),
         }
 
-    def inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+    def inputs(self, group: Mapping[str, Any], param: Tensor, name: Callable[[], str]) -> dict[str, Tensor]:
         """Returns the variance inside the mini-batch for `variance="batch"`."""
         if group["variance"] == "stream":
             return {}
-        variance, _ = batch_variance(param, f"MSVAG(variance='batch') needs it for {name}", least=2)
+        variance, _ = batch_variance(param, "MSVAG(variance='batch')", name, least=2)
         return {"batch_variance": variance}
 
 

@@ -8,7 +8,7 @@ Both are from "Variational Stochastic Gradient Descent for Deep Neural Networks"
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -199,11 +199,11 @@ class VSGD(RuleOptimizer):
         """Returns the rule, told to take the samples' spread for `variance="batch"`."""
         return vsgd.taking("spread") if group["variance"] == "batch" else vsgd
 
-    def inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+    def inputs(self, group: Mapping[str, Any], param: Tensor, name: Callable[[], str]) -> dict[str, Tensor]:
         """Returns the population variance of the samples' gradients for `variance="batch"`."""
         if group["variance"] == "stream":
             return {}
-        variance, samples = batch_variance(param, f"VSGD(variance='batch') needs it for {name}")
+        variance, samples = batch_variance(param, "VSGD(variance='batch')", name)
         # One sample has no spread, whatever stands for its undefined variance.
         return {"spread": variance * (samples - 1) if samples > 1 else torch.zeros_like(variance)}
 

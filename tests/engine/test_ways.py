@@ -235,12 +235,14 @@ def test_a_negated_view_is_read_as_what_it_stands_for():
 # ---------------------------------------------------------------- threads
 
 
+def spans_of(share):
+    """A share's spans, three numbers each, as rows."""
+    return np.array(share, dtype=int).reshape(-1, 3).tolist()
+
+
 @given(sizes=st.lists(st.integers(0, 700), max_size=8), count=st.integers(1, 5))
 def test_the_shares_cover_every_element_once(sizes, count):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "SHARE", 100)
-        patch.setattr(torch, "get_num_threads", lambda: count)
-        shares = list(fused._shares(sizes))
+    shares = [spans_of(share) for share in fused._shares(tuple(sizes), count, 100)]
     covered = [np.zeros(size, dtype=int) for size in sizes]
     for index, start, stop in (span for share in shares for span in share):
         assert 0 <= start < stop <= sizes[index]
@@ -250,9 +252,8 @@ def test_the_shares_cover_every_element_once(sizes, count):
 
 
 @pytest.mark.parametrize("total", [2 * fused.SHARE - 1, 2 * fused.SHARE, 3 * fused.SHARE + 7])
-def test_the_work_is_split_evenly(total, threads):
-    threads(2)
-    shares = [sum(stop - start for _, start, stop in share) for share in fused._shares([total])]
+def test_the_work_is_split_evenly(total):
+    shares = [sum(stop - start for _, start, stop in spans_of(s)) for s in fused._shares((total,), 2, fused.SHARE)]
     assert len(shares) == (2 if total >= 2 * fused.SHARE else 1)
     assert max(shares) - min(shares) <= 128
 

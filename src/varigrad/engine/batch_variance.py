@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 __all__ = ["batch_variance"]
 
 
-def batch_variance(param: Tensor, purpose: str, least: int = 1) -> tuple[Tensor, int]:
+def batch_variance(param: Tensor, reader: str, name: Callable[[], str], least: int = 1) -> tuple[Tensor, int]:
     """Returns `param.grad_variance` and `param.grad_samples`.
 
     Args:
         param: A parameter with a gradient, the mean of `grad_samples` single gradients.
-        purpose: Who needs it for what; begins the error message.
+        reader: Who needs it.
+        name: Returns what to call the parameter.
         least: The fewest samples that will do.
 
     Returns:
@@ -26,20 +29,25 @@ def batch_variance(param: Tensor, purpose: str, least: int = 1) -> tuple[Tensor,
     variance, samples = getattr(param, "grad_variance", None), getattr(param, "grad_samples", None)
     if variance is None or samples is None:
         missing = "grad_variance" if variance is None else "grad_samples"
-        raise RuntimeError(
-            f"{purpose}, but its {missing} is missing: after each backward pass set grad_variance (the unbiased "
-            "variance of the gradient, shaped like the parameter) and grad_samples (the samples in the mini-batch)"
+        problem = (
+            f"its {missing} is missing: after each backward pass set grad_variance (the unbiased variance of the "
+            "gradient, shaped like the parameter) and grad_samples (the samples in the mini-batch)"
         )
+        raise RuntimeError(_message(reader, name, problem))
     if not isinstance(variance, Tensor) or isinstance(samples, bool) or not isinstance(samples, int):
-        raise TypeError(
-            f"{purpose}, but it has a grad_variance of type {type(variance).__name__} and grad_samples = {samples!r}, "
-            "where a tensor and an integer are accepted"
+        problem = (
+            f"it has a grad_variance of type {type(variance).__name__} and grad_samples = {samples!r}, where a tensor "
+            "and an integer are accepted"
         )
+        raise TypeError(_message(reader, name, problem))
     if variance.shape != param.shape:
-        raise ValueError(
-            f"{purpose}, but its grad_variance has the shape {tuple(variance.shape)}, where {tuple(param.shape)} is "
-            "accepted"
-        )
+        problem = f"its grad_variance has the shape {tuple(variance.shape)}, where {tuple(param.shape)} is accepted"
+        raise ValueError(_message(reader, name, problem))
     if samples < least:
-        raise ValueError(f"{purpose}, but its grad_samples = {samples}, where at least {least} is accepted")
+        problem = f"its grad_samples = {samples}, where at least {least} is accepted"
+        raise ValueError(_message(reader, name, problem))
     return variance, samples
+
+
+def _message(reader: str, name: Callable[[], str], problem: str) -> str:
+    return f"{reader} needs the variance inside the mini-batch of {name()}, but {problem}"

@@ -50,17 +50,21 @@ _EXPRESSIONS = {
 }
 
 _FUNCTION = """
-/* {name}: pointers[span][{width}] to {arrays};
-   bounds[span][2] are the first and the end element; numbers[span][{count}] are {scalars}. */
+/* {name}: each span is a tensor's number, its first element and its end; pointers[array][tensor] with the arrays
+   {arrays}; numbers[{count}], for each tensor if stride is {count}, for all if it is 0, are
+   {scalars}. */
 LEVELS
 static void {symbol}_span(int64_t start, int64_t stop, {parameters}, const double *numbers, double *sums) {{
 {numbers}{sums}    {reduction}for (int64_t i = start; i < stop; i++) {{
 {body}    }}
 {stores}}}
 
-void {symbol}(int64_t spans, void *const *pointers, const int64_t *bounds, const double *numbers, double *sums) {{
-    for (int64_t k = 0; k < spans; k++, pointers += {width}, bounds += 2, numbers += {count}, sums += {statistics})
-        {symbol}_span(bounds[0], bounds[1], {casts}, numbers, sums);
+void {symbol}(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
+        int64_t stride, double *sums) {{
+    for (int64_t k = 0; k < spans; k++, span += 3, sums += {statistics}) {{
+        void *const *const tensor = pointers + span[0];
+        {symbol}_span(span[1], span[2], {casts}, numbers + span[0] * stride, sums);
+    }}
 }}
 """
 
@@ -125,7 +129,6 @@ def _function(rule: Rule, ctype: str) -> str:
     return _FUNCTION.format(
         name=rule.name,
         symbol=symbol(rule.name, ctype),
-        width=len(rule.elements),
         arrays=", ".join(rule.elements),
         count=len(scalars),
         scalars=", ".join(scalars),
@@ -138,7 +141,7 @@ def _function(rule: Rule, ctype: str) -> str:
         body="".join(body),
         stores="".join(f"    sums[{index}] = {total};\n" for index, total in enumerate(totals)),
         statistics=len(totals),
-        casts=", ".join(f"pointers[{index}]" for index in range(len(rule.elements))),
+        casts=", ".join(f"tensor[{index} * tensors]" for index in range(len(rule.elements))),
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +24,6 @@ CTYPES = {torch.float32: "float", torch.float64: "double"}
 
 SHARE = 2**16
 """The fewest elements that a second thread is woken for."""
-
-Span = tuple[int, int, int]
-"""A tensor's number, its first element and its end."""
 
 
 @functools.cache
@@ -63,68 +63,92 @@ def run(
 
     Like the foreach way it writes the new values into the storage of the tensors they are for.
     """
-    # Nothing below looks at the shapes or at what a lazy negation means.
-    dense = {name: [tensor.resolve_neg() for tensor in column] for name, column in tensors.items()}
-    for index, param in enumerate(dense["param"]):
-        for name, column in dense.items():
-            if column[index].shape != param.shape:
-                raise RuntimeError(
-                    f"the {name} of a parameter of shape {tuple(param.shape)} has the shape "
-                    f"{tuple(column[index].shape)}: was the parameter given other data after its first step?"
-                )
-        if not all(column[index].is_contiguous() for column in dense.values()) and not (
-            _is_dense(param) and all(column[index].stride() == param.stride() for column in dense.values())
-        ):
-            for column in dense.values():
-                column[index] = column[index].contiguous()
-    sums = _call(rule, dense, _numbers(rule, scalars, maximize, len(dense["param"])))
+    plain = tensors if _are_plain(tensors) else _plain(tensors)
+    sums = _call(rule, plain, scalars, maximize)
+    written = [tensor for name in ("param", *rule.state) for tensor in plain[name]]
     # Autograd must notice that the values it saved are no longer there, as it does after one of torch's operations.
-    torch.autograd.graph.increment_version([t for name in ("param", *rule.state) for t in dense[name]])
-    for name in ("param", *rule.state):
-        for ours, theirs in zip(dense[name], tensors[name], strict=True):
+    torch.autograd.graph.increment_version(written)
+    if plain is not tensors:
+        for ours, theirs in zip(written, (t for name in ("param", *rule.state) for t in tensors[name]), strict=True):
             if ours is not theirs:
                 theirs.copy_(ours)
     return sums
 
 
-def _numbers(
-    rule: Rule, scalars: Mapping[str, float | list[Tensor]], maximize: bool, count: int
-) -> list[tuple[float, ...]]:
-    """Returns for each tensor the numbers that its spans are computed with."""
-    full = {"decay": 1.0, **scalars, "direction": -1.0 if maximize else 1.0}
-    columns = [
-        [float(v) for v in value] if isinstance(value, list) else [float(value)] * count
-        for value in (full[name] for name in (*rule.keywords, "decay", "direction"))
-    ]
-    return list(zip(*columns, strict=True))
+def _are_plain(tensors: Mapping[str, list[Tensor]]) -> bool:
+    """Whether the compiled code can take the tensors as they are: it looks neither at shapes nor at strides."""
+    # Methods mapped over lists: on a thousand small tensors attributes looked up one by one cost more than the step.
+    shapes = list(map(Tensor.size, tensors["param"]))
+    return all(
+        all(map(Tensor.is_contiguous, column))
+        and not any(map(Tensor.is_neg, column))
+        and list(map(Tensor.size, column)) == shapes
+        for column in tensors.values()
+    )
 
 
-def _call(rule: Rule, tensors: Mapping[str, list[Tensor]], numbers: list[tuple[float, ...]]) -> dict[str, list[Tensor]]:
+def _plain(tensors: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """Returns the tensors, copied where the elements of one parameter's arrays do not lie in memory alike.
+
+    Raises:
+        RuntimeError: If a shape is not that of the parameter.
+    """
+    plain = {name: [tensor.resolve_neg() for tensor in column] for name, column in tensors.items()}
+    for index, param in enumerate(plain["param"]):
+        row = {name: column[index] for name, column in plain.items()}
+        for name, tensor in row.items():
+            if tensor.shape != param.shape:
+                raise RuntimeError(
+                    f"the {name} of a parameter of shape {tuple(param.shape)} has the shape {tuple(tensor.shape)}: was "
+                    "the parameter given other data after its first step?"
+                )
+        alike = _is_dense(param) and all(tensor.stride() == param.stride() for tensor in row.values())
+        if not alike:
+            for column in plain.values():
+                column[index] = column[index].contiguous()
+    return plain
+
+
+def _call(
+    rule: Rule, tensors: Mapping[str, list[Tensor]], scalars: Mapping[str, float | list[Tensor]], maximize: bool
+) -> dict[str, list[Tensor]]:
     """Runs the compiled function on every element, in as many threads as torch itself would use."""
     params = tensors["param"]
     library = _library()
     assert not isinstance(library, str), "the optimizer asks `unavailable` first"
     function = getattr(library, symbol(rule.name, CTYPES[params[0].dtype]))
-    pointers = list(zip(*([t.data_ptr() for t in tensors[name]] for name in rule.elements), strict=True))
+    pointers = array("Q")
+    for name in rule.elements:
+        pointers.extend(map(Tensor.data_ptr, tensors[name]))
+    full = {"decay": 1.0, **scalars, "direction": -1.0 if maximize else 1.0}
+    given = [full[name] for name in (*rule.keywords, "decay", "direction")]
+    each = any(isinstance(value, list) for value in given)
+    columns = [
+        [float(v) for v in value] if isinstance(value, list) else [float(value)] * len(params) for value in given
+    ]
+    numbers = array("d", itertools.chain.from_iterable(zip(*columns, strict=True)) if each else given)
     statistics = len(rule.statistics)
 
-    def work(spans: list[Span]) -> ctypes.Array[ctypes.c_double]:
-        sums = (ctypes.c_double * (len(spans) * statistics))()
+    def work(spans: array[int]) -> array[float]:
+        count = len(spans) // 3
+        sums = array("d", bytes(8 * count * statistics))
         function(
-            ctypes.c_int64(len(spans)),
-            (ctypes.c_void_p * (len(spans) * len(rule.elements)))(*[p for index, *_ in spans for p in pointers[index]]),
-            (ctypes.c_int64 * (2 * len(spans)))(*[bound for _, *bounds in spans for bound in bounds]),
-            (ctypes.c_double * (len(spans) * len(numbers[0])))(*[n for index, *_ in spans for n in numbers[index]]),
-            sums,
+            ctypes.c_int64(count),
+            _address(spans),
+            ctypes.c_int64(len(params)),
+            _address(pointers),
+            _address(numbers),
+            ctypes.c_int64(len(given) if each else 0),
+            _address(sums),
         )
         return sums
 
-    shares = list(_shares([param.numel() for param in params]))
+    shares = _shares(tuple(map(Tensor.numel, params)), torch.get_num_threads(), SHARE)
     # ctypes lets go of the interpreter's lock during the call.
     done = [work(shares[0])] if len(shares) == 1 else list(_threads().map(work, shares))
     totals = [[0.0] * len(params) for _ in rule.statistics]
     for spans, sums in zip(shares, done, strict=True) if statistics else ():
-        for row, (index, *_) in enumerate(spans):
+        for row, index in enumerate(spans[::3]):
             for column in range(statistics):
                 totals[column][index] += sums[row * statistics + column]
     return {
@@ -133,24 +157,38 @@ def _call(rule: Rule, tensors: Mapping[str, list[Tensor]], numbers: list[tuple[f
     }
 
 
-def _shares(sizes: list[int]) -> Iterator[list[Span]]:
-    """Yields for each thread the spans it works on, all threads having about as many elements."""
+def _address(values: array[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(values.buffer_info()[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(sizes: tuple[int, ...], threads: int, least: int) -> list[array[int]]:
+    """Divides the work between threads so that all have about as many elements.
+
+    Args:
+        sizes: The elements of each tensor.
+        threads: How many threads there may be.
+        least: The fewest elements that are worth a thread.
+
+    Returns:
+        For each thread its spans one after the other: a tensor's number, its first element, its end.
+    """
     total = sum(sizes)
-    count = max(1, min(torch.get_num_threads(), total // SHARE))
-    spans: list[Span] = []
-    done, given = 0, 1
+    count = max(1, min(threads, total // least))
+    shares = [array("q")]
+    done = 0
     for index, size in enumerate(sizes):
         start = 0
         while start < size:
+            quota = total * len(shares) // count - done
             # Whole cache lines, so that no two threads write to the same one.
-            stop = min(size, start + max(64, (total * given // count - done) // 64 * 64)) if given < count else size
-            spans.append((index, start, stop))
+            stop = size if len(shares) == count else min(size, start + max(64, quota // 64 * 64))
+            shares[-1].extend((index, start, stop))
             done += stop - start
             start = stop
-            if given < count and done >= total * given // count - 64:
-                yield spans
-                spans, given = [], given + 1
-    yield spans
+            if len(shares) < count and done >= total * len(shares) // count - 64:
+                shares.append(array("q"))
+    return shares
 
 
 @functools.cache

@@ -6,10 +6,11 @@ Everything else (groups, state, checkpoints, complex and low-precision parameter
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -98,13 +99,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Returns the values that state, statistics and memory start from, where that is not zero."""
         return {}
 
-    def inputs(self, group: Mapping[str, Any], param: Tensor, name: str) -> dict[str, Tensor]:
+    def inputs(self, group: Mapping[str, Any], param: Tensor, name: Callable[[], str]) -> dict[str, Tensor]:
         """Returns the element-wise arguments that the rule takes beside the gradient.
 
         Args:
             group: The hyperparameters.
             param: The parameter, which has a gradient.
-            name: What to call the parameter in an error.
+            name: Returns what to call the parameter in an error.
         """
         return {}
 
@@ -232,33 +233,33 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._step_group(group, params)
         return loss
 
-    def _ready(self, index: int, group: Mapping[str, Any]) -> dict[Tensor, dict[str, Tensor]]:
-        """Returns the parameters of a group that have a gradient, with their optional inputs."""
+    def _ready(self, index: int, group: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Returns the parameters of a group that have a gradient, with the further inputs of their step."""
         if not torch.compiler.is_compiling():
             self._check(group, index)
-        params = {}
+        ready = {}
         for position, param in enumerate(group["params"]):
             if param.grad is None:
                 continue
-            named = group["param_names"][position] if "param_names" in group else f"number {position}"
-            name = f"parameter {named} of group {index}"
             if param.grad.layout is not torch.strided:
                 raise RuntimeError(
-                    f"{type(self).__name__} needs dense gradients, but {name} has a sparse one: build the layer with "
-                    "sparse=False, or give that parameter to torch.optim.SparseAdam"
+                    f"{type(self).__name__} needs dense gradients, but {_name(group, index, position)} has a sparse "
+                    "one: build the layer with sparse=False, or give that parameter to torch.optim.SparseAdam"
                 )
             if param.is_conj() or param.is_neg():
                 raise RuntimeError(
-                    f"{type(self).__name__} cannot write to {name}, which is a lazily conjugated or negated view: make "
-                    "it a tensor of its own with resolve_conj() or resolve_neg()"
+                    f"{type(self).__name__} cannot write to {_name(group, index, position)}, which is a lazily "
+                    "conjugated or negated view: make it a tensor of its own with resolve_conj() or resolve_neg()"
                 )
-            params[param] = self.inputs(group, param, name)
+            # By identity: a parameter that stands in the group twice is stepped once.
+            ready[id(param)] = (param, self.inputs(group, param, functools.partial(_name, group, index, position)))
+        params = [param for param, _ in ready.values()]
         if group["fused"] and not self._compiled_serves(group, params):
             raise RuntimeError(
                 f"{type(self).__name__}: fused=True serves plain tensors on a CPU, without capturable and outside "
                 f"torch.compile, which parameter group {index} is not; leave fused=None"
             )
-        return params
+        return list(ready.values())
 
     def _compiled_serves(self, group: Mapping[str, Any], params: Iterable[Tensor]) -> bool:
         """Whether the compiled code can step these parameters."""
@@ -268,10 +269,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             and not fused_way.unavailable(self.rule_for(group))
         )
 
-    def _initialize(self, group: Mapping[str, Any], param: Tensor) -> None:
+    def _initialize(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
         """Creates the state of a parameter at its first gradient."""
         start, rule = self.start(group), self.rule_for(group)
-        state = self.state[param]
         host = not group["capturable"]
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu" if host else param.device)
         dtype = torch.promote_types(param.dtype, torch.float32)
@@ -281,31 +281,33 @@ class RuleOptimizer(torch.optim.Optimizer):
         for name in (*rule.statistics, *rule.memory):
             state[name] = torch.full((), start.get(name, 0.0), dtype=dtype.to_real(), device=param.device)
 
-    def _step_group(self, group: Mapping[str, Any], params: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        for param in params:
-            if len(self.state[param]) == 0:
-                self._initialize(group, param)
-        if not params:
+    def _step_group(self, group: Mapping[str, Any], ready: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
+        """Counts the step and runs the rule, bucket by bucket."""
+        if not ready:
             return
+        # A parameter's hash is computed in Python: its state is looked up once.
+        items = [(param, self.state[param], inputs) for param, inputs in ready]
+        for param, state, _ in items:
+            if not state:
+                self._initialize(group, param, state)
         # A number in the graph would mean a new graph every step.
         on_device = group["capturable"] or torch.compiler.is_compiling()
-        torch._foreach_add_([self.state[param]["step"] for param in params], 1.0)
-        buckets: dict[tuple[torch.device, torch.dtype, tuple[str, ...], float | None], list[Tensor]] = defaultdict(list)
-        for param, further in params.items():
-            count = None if on_device else self.state[param]["step"].item()
-            buckets[param.device, param.dtype, tuple(further), count].append(param)
-        for (_, _, taken, count), bucket in buckets.items():
-            columns = {name: [params[param][name] for param in bucket] for name in taken}
-            self._step_bucket(group, bucket, columns, count)
+        torch._foreach_add_([state["step"] for _, state, _ in items], 1.0)
+        buckets: dict[tuple[object, ...], list[_Item]] = defaultdict(list)
+        for item in items:
+            param, state, inputs = item
+            count = None if on_device else state["step"].item()
+            buckets[param.device, param.dtype, tuple(inputs), count].append(item)
+        for (*_, count), bucket in buckets.items():
+            self._step_bucket(group, bucket, cast("float | None", count))
 
-    def _step_bucket(
-        self, group: Mapping[str, Any], params: list[Tensor], inputs: dict[str, list[Tensor]], count: float | None
-    ) -> None:
+    def _step_bucket(self, group: Mapping[str, Any], bucket: list[_Item], count: float | None) -> None:
         """Runs the rule on parameters that share device, dtype and, unless it is on the device, step."""
         rule = self.rule_for(group)
-        states = [self.state[param] for param in params]
+        params, states = [param for param, _, _ in bucket], [state for _, state, _ in bucket]
         stored: dict[str, list[Any]] = {"param": params, "grad": [param.grad for param in params]}
-        stored |= {name: [state[name] for state in states] for name in rule.state} | inputs
+        stored |= {name: [state[name] for state in states] for name in rule.state}
+        stored |= {name: [inputs[name] for _, _, inputs in bucket] for name in rule.taken}
         if params[0].is_complex():
             stored = {name: [_real(tensor) for tensor in column] for name, column in stored.items()}
         dtype = torch.promote_types(params[0].dtype, torch.float32).to_real()
@@ -368,6 +370,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         if group["weight_decay"] != 0:
             scalars["decay"] = 1.0 - group["lr"] * group["weight_decay"]
         return scalars
+
+
+_Item = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+"""A parameter, its state, and the further inputs of its step."""
+
+
+def _name(group: Mapping[str, Any], index: int, position: int) -> str:
+    """What to call a parameter in an error."""
+    named = group["param_names"][position] if "param_names" in group else f"number {position}"
+    return f"parameter {named} of group {index}"
 
 
 def _real(tensor: Tensor) -> Tensor:
