@@ -82,8 +82,8 @@ def averaging(beta: float, step: Scalar, momentum: bool) -> dict[str, Scalar]:
     """Returns the weight of the newest of k gradients, and what turns v - m² into the variance that a step must fear.
 
     With ρ = (1-β)(1+β^k) / ((1+β)(1-β^k)) of Eq. 21 the variance of a gradient is s = (v - m²) / (1-ρ) (Eq. 22), that
-    of the moving average m is ρ s. The first gradient shows no variance, nor does any if β = 0, where 1-ρ is zero and
-    v - m² too: then the factor is 0, and the step that of SGD or of its sign.
+    of the moving average m is ρ s. The first gradient shows no variance, nor does any if β = 0: v - m² is 0 then,
+    whatever the factor, and the step that of SGD or of its sign.
 
     Args:
         beta: β, in [0, 1).
@@ -94,11 +94,10 @@ def averaging(beta: float, step: Scalar, momentum: bool) -> dict[str, Scalar]:
     if beta == 0.0:
         return {"weight": weight, "variance_factor": 0.0}
     power = beta**step
-    # (1 + β)(1 - β^k) / (2β (1 - β^(k-1))), with the last factor made one where it is zero.
-    before = 1.0 - power / beta
     numerator = (1.0 - beta) * (1.0 + power) if momentum else (1.0 + beta) * (1.0 - power)
-    factor = numerator / (2.0 * beta * where(step > 1, before, 1.0))
-    return {"weight": weight, "variance_factor": where(step > 1, factor, 0.0)}
+    # 1 - β^(k-1), but any other number at k = 1, where it is 0 and v - m² is 0 too.
+    earlier = where(step > 1, 1.0 - power / beta, 1.0)
+    return {"weight": weight, "variance_factor": numerator / (2.0 * beta * earlier)}
 
 
 class SVAG(RuleOptimizer):
