@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["loading"]
+from .rule import Rule
+
+__all__ = ["loading", "refuse_foreign"]
 
 
 @contextmanager
@@ -51,3 +53,36 @@ def loading(optimizer: torch.optim.Optimizer, check: Callable[[Mapping[str, Any]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def refuse_foreign(
+    owner: str, rule: Rule, keys: Iterable[Any], params: Iterable[Tensor], state: Mapping[Any, Mapping[str, Tensor]]
+) -> None:
+    """Raises unless saved state is that of a rule for parameters of these shapes.
+
+    Args:
+        owner: The class that is to load it.
+        rule: The rule that the state is for.
+        keys: The keys of a group's parameters in `state`.
+        params: The parameters, in the same order.
+        state: The saved state; a parameter that had no gradient yet has none.
+
+    Raises:
+        ValueError: If the names are not the rule's, or a shape is not the parameter's.
+    """
+    wanted = {"step", *rule.state, *rule.statistics, *rule.memory}
+    for key, param in zip(keys, params, strict=False):
+        if key not in state:
+            continue
+        held = state[key]
+        if set(held) != wanted:
+            raise ValueError(
+                f"the state dict is not {owner}'s: for parameter {key} it holds {sorted(held)}, where {sorted(wanted)} "
+                "is expected"
+            )
+        for name in rule.state:
+            if held[name].shape != param.shape:
+                raise ValueError(
+                    f"the state dict belongs to another model: the {name} of parameter {key} has the shape "
+                    f"{tuple(held[name].shape)}, where {tuple(param.shape)} is expected"
+                )

@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
-from .checkpoint import loading
+from .checkpoint import loading, refuse_foreign
 from .hyperparameters import Accepts, Interval, LearningRate, Switch
 from .operations import Scalar
 from .rule import Rule
@@ -176,29 +176,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
-        own = self.param_groups
         for index, saved in enumerate(state_dict["param_groups"]):
             group = {**self.defaults, **saved}
             self._check(group, index)
-            rule = self.rule_for(group)
-            wanted = {"step", *rule.state, *rule.statistics, *rule.memory}
-            params = own[index]["params"] if index < len(own) else []
             # torch itself refuses other numbers of groups or parameters, after this.
-            for key, param in zip(saved["params"], params, strict=False):
-                held = state_dict["state"].get(key)
-                if held is None:
-                    continue
-                if set(held) != wanted:
-                    raise ValueError(
-                        f"the state dict is not {type(self).__name__}'s: for parameter {key} it holds "
-                        f"{sorted(held)}, where {sorted(wanted)} is expected"
-                    )
-                for name in rule.state:
-                    if held[name].shape != param.shape:
-                        raise ValueError(
-                            f"the state dict belongs to another model: the {name} of parameter {key} has the shape "
-                            f"{tuple(held[name].shape)}, where {tuple(param.shape)} is expected"
-                        )
+            params = self.param_groups[index]["params"] if index < len(self.param_groups) else []
+            refuse_foreign(type(self).__name__, self.rule_for(group), saved["params"], params, state_dict["state"])
 
     # ---------------------------------------------------------------- the step
 
