@@ -188,3 +188,17 @@ def test_adam_star_without_momentum_follows_the_sign_of_the_gradient(flags):
     trail, _ = run(varigrad.AdamStar, gradients, 0.1, momentum=False, **flags)
     moved = trail.diff(dim=0)
     assert torch.equal(moved.sign(), -gradients.sign())
+
+
+def test_the_source_of_the_variance_cannot_be_changed_between_two_steps():
+    """The two keep different states; what there is must stay as it is."""
+    param = torch.zeros(3, requires_grad=True)
+    optimizer = varigrad.MSVAG([param])
+    param.grad, param.grad_variance, param.grad_samples = torch.ones(3), torch.ones(3), 4
+    optimizer.step()
+    before = param.detach().clone()
+    optimizer.param_groups[0]["variance"] = "batch"
+    with pytest.raises(RuntimeError, match=r"keeps \['mean', 'variance'\] with these settings, .*'deviation'"):
+        optimizer.step()
+    assert torch.equal(param, before)
+    assert optimizer.state[param]["step"] == 1

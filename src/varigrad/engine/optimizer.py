@@ -270,9 +270,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         # A parameter's hash is computed in Python: its state is looked up once.
         items = [(param, self.state[param], inputs) for param, inputs in ready]
+        kept = frozenset(self.rule_for(group).state)
         for param, state, _ in items:
             if not state:
                 self._initialize(group, param, state)
+            elif not kept <= state.keys():
+                raise RuntimeError(
+                    f"{type(self).__name__} keeps {sorted(kept)} with these settings, but a parameter has "
+                    f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
+                )
         # A number in the graph would mean a new graph every step.
         on_device = group["capturable"] or torch.compiler.is_compiling()
         torch._foreach_add_([state["step"] for _, state, _ in items], 1.0)
