@@ -4,6 +4,7 @@ from .adabayes import AdaBayes, AdaBayesFP
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .version import __version__
+from .virtual import SVGD, virtual_gradients
 from .vsgd import VSGD, ConstantVSGD
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "MSGD",
     "SSD",
     "MSSD",
+    "SVGD",
+    "virtual_gradients",
     "__version__",
 ]
