@@ -95,17 +95,17 @@ class Taps:
                 self._watch(module)
 
     def _tap(self, path: str, module: nn.Module, parameters: list[Parameter]) -> None:
-        before = vars(module).get("forward")
         forward = _Forward(self, path, module, parameters)
         vars(module)["forward"] = forward
 
         def undo() -> None:
             forward.removed = True
-            if vars(module).get("forward") is forward:  # else somebody has put another one around it since
-                if before is None:
-                    del vars(module)["forward"]
-                else:
-                    vars(module)["forward"] = before
+            # Taken off now, or, where another one has been put around it since, together with that one.
+            top = vars(module).pop("forward", None)
+            while isinstance(top, _Forward) and top.removed:
+                top = top.before
+            if top is not None:
+                vars(module)["forward"] = top
 
         self._undo.append(undo)
 
@@ -206,6 +206,7 @@ class _Forward:
     def __init__(self, taps: Taps, path: str, module: nn.Module, parameters: list[Parameter]) -> None:
         self.taps = taps
         self.removed = False
+        self.before = vars(module).get("forward")
         self._path = path
         self._module = module
         self._original = module.forward
