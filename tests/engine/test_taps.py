@@ -241,7 +241,7 @@ def test_what_cannot_be_tapped_is_refused_by_name():
         Taps(nn.ModuleDict({"layer": nn.Sequential(nn.LazyLinear(3))}), identity, substitute=True)
     with pytest.raises(ValueError, match=r"the model \(Embedding\) has sparse=True"):
         Taps(nn.Embedding(3, 2, sparse=True), identity, substitute=True)
-    with pytest.raises(TypeError, match="must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn"):
         Taps([nn.Linear(3, 2)], identity, substitute=True)
 
 
@@ -257,9 +257,9 @@ def test_a_parameter_that_is_used_otherwise_is_reported_once_and_keeps_its_true_
     Taps(model, lambda call, x, grad: 2 * grad, substitute=True)
     x = torch.randn(4, 3)
     with pytest.warns(UserWarning, match=r"0 \(Handmade\) does not hand 0.weight") as caught:
-        model(x).sum().backward()
-        model(x)
+        [model(x).sum().backward() for _ in range(2)]
     assert len(caught) == 1
+    model[0].weight.grad /= 2
     assert torch.allclose(model[0].weight.grad, x.sum(0).expand(2, 3))
 
 
