@@ -63,7 +63,11 @@ class Calls:
 
     def idle(self) -> bool:
         """Whether calls need no number now: no gradients are wanted, here or in the pass around."""
-        return not torch.is_grad_enabled() and not (self._outermost is not None and self._with_gradients)
+        if torch.is_grad_enabled():
+            return False
+        if torch._C._current_graph_task_id() != -1:
+            return self._segment() is None
+        return self._outermost is None or not self._with_gradients
 
     def number(self, site: str) -> int:
         """Returns the number of this call of a site, and counts it."""
@@ -85,12 +89,17 @@ class Calls:
             if self._outermost is None:  # a layer called by itself is a pass of its own
                 self._begin()
             return self._counts
-        segment: _Segment | None = getattr(torch._C._current_autograd_node(), _NOTES, {}).get(self)
+        segment = self._segment()
         if segment is None:
             return Counter()
         if segment.task != task:
             segment.task, segment.counts = task, Counter(segment.first)
         return segment.counts
+
+    def _segment(self) -> _Segment | None:
+        """The checkpointed segment that is being recomputed, if it is one that was noted."""
+        notes: dict[Calls, _Segment] = getattr(torch._C._current_autograd_node(), _NOTES, {})
+        return notes.get(self)
 
 
 def _surrounding_functions() -> list[Any]:
