@@ -3,12 +3,16 @@
 import copy
 import gc
 import io
+import os
 import pickle
+import socket
+import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from torch import nn
 
 import varigrad
@@ -516,8 +520,9 @@ def parametrised():
         (lambda: nn.PReLU(), r"1\.weight \(PReLU\)"),
         (Scaled, r"1\.factor \(Scaled\)"),
         (parametrised, r"1\.parametrizations\.weight\.original0"),
+        (lambda: nn.Linear(3, 3, dtype=torch.complex64), r"1\.weight \(Linear\)"),
     ],
-    ids=["lstm", "grucell", "embeddingbag", "prelu", "parameter", "parametrised"],
+    ids=["lstm", "grucell", "embeddingbag", "prelu", "parameter", "parametrised", "complex"],
 )
 def test_what_keeps_its_true_gradient_is_named_once(layer, named):
     model = nn.Sequential(nn.Linear(3, 3), layer(), nn.BatchNorm1d(3))
@@ -610,3 +615,35 @@ def test_virtual_gradients_and_other_taps_exclude_each_other():
     Taps(model, lambda *_: None, substitute=False)
     with pytest.raises(RuntimeError, match="tapped already"):
         varigrad.virtual_gradients(model)
+
+
+def sharded_worker(rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    sharded, replicated = matrices(), matrices()
+    for layer in (sharded[0], sharded[2], sharded[4], sharded):
+        fully_shard(layer, mesh=mesh)
+    wrapped = nn.parallel.DistributedDataParallel(replicated)
+    networks = [(net, varigrad.SVGD(model, lr=0.1)) for net, model in ((sharded, sharded), (wrapped, replicated))]
+    for inputs, targets in data(5, 6, (5,), (3,), seed=rank):
+        for network, optimizer in networks:
+            optimizer.zero_grad()
+            half_square(network(inputs), targets).backward()
+            optimizer.step()
+    for mine, theirs in zip(sharded.parameters(), replicated.parameters(), strict=True):
+        assert torch.allclose(mine.full_tensor(), theirs, rtol=1e-10)
+    squares = [optimizer.virtual_gradients.squares for _, optimizer in networks]
+    assert squares[0].keys() == squares[1].keys() == {"0.weight", "2.weight", "4.weight"}
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
+def test_a_sharded_model_takes_the_steps_of_a_replicated_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(sharded_worker, (port,), nprocs=2)
