@@ -647,3 +647,43 @@ def test_a_sharded_model_takes_the_steps_of_a_replicated_one():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(sharded_worker, (port,), nprocs=2)
+
+
+def test_a_step_can_be_differentiated_by_its_rate():
+    """A step of gradient descent: the slope by the rate is minus the virtual gradient."""
+    model = matrices()
+    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    optimizer = varigrad.SVGD(model, lr=lr, differentiable=True)
+    ((inputs, targets),) = data(1, 6, (5,), (3,))
+    half_square(model(inputs), targets).backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    clones = [p.detach().clone() for p in model.parameters()]
+    optimizer.param_groups[0]["params"] = [p.clone() for p in clones]
+    for p, g in zip(optimizer.param_groups[0]["params"], grads, strict=True):
+        p.grad = g
+    optimizer.step()
+    total = sum(p.sum() for p in optimizer.param_groups[0]["params"])
+    (slope,) = torch.autograd.grad(total, lr)
+    assert torch.allclose(slope, -sum(g.sum() for g in grads), rtol=1e-12)
+
+
+def test_a_closure_is_called_and_schedulers_reach_the_rate():
+    model, twin = matrices(), matrices()
+    batches = data(6, 6, (5,), (3,))
+    optimizer = varigrad.SVGD(model, lr=torch.tensor(0.02, dtype=torch.float64))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
+    for inputs, targets in batches:
+
+        def closure(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            loss = half_square(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure) > 0
+        scheduler.step()
+    other = varigrad.SVGD(twin, lr=0.02)
+    train(twin, other, batches[:3])
+    other.param_groups[0]["lr"] = 0.01
+    train(twin, other, batches[3:])
+    assert all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
