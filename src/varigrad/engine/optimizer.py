@@ -26,7 +26,7 @@ from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Swi
 from .operations import Scalar
 from .rounding import LOW_PRECISION
 from .rule import Rule
-from .storage import COMPENSATION, layout, local, real
+from .storage import COMPENSATION, layout, local, real, width
 
 __all__ = ["RuleOptimizer"]
 
@@ -248,7 +248,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"{type(self).__name__} needs dense gradients, but {_name(group, index, position)} has a sparse "
                     "one: build the layer with sparse=False, or give that parameter to torch.optim.SparseAdam"
                 )
-            if param.is_conj() or param.is_neg():
+            if not torch.compiler.is_compiling() and (param.is_conj() or param.is_neg()):
                 raise RuntimeError(
                     f"{type(self).__name__} cannot write to {_name(group, index, position)}, which is a lazily "
                     "conjugated or negated view: make it a tensor of its own with resolve_conj() or resolve_neg()"
@@ -286,25 +286,47 @@ class RuleOptimizer(torch.optim.Optimizer):
             state[name] = torch.zeros_like(param, dtype=group["state_dtype"] or dtype, requires_grad=False)
             real(local(state[name], param)).fill_(start.get(name, 0.0))
         for name in (*rule.statistics, *rule.memory):
-            state[name] = torch.full((), start.get(name, 0.0), dtype=dtype.to_real(), device=param.device)
+            state[name] = torch.full((), start.get(name, 0.0), dtype=width(param.dtype), device=param.device)
+
+    def _init_group(self, group: Mapping[str, Any]) -> None:
+        """Creates what state is missing in a group.
+
+        A method of this name torch's compiler does not trace but calls, so that the first step has the same graph as
+        all later ones.
+        """
+        for param in group["params"]:
+            if param.grad is not None:
+                self._begin(group, param, self.state[param])
+
+    def _begin(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
+        """Creates what a parameter's state misses before a step.
+
+        Raises:
+            RuntimeError: If it is the state of other settings.
+        """
+        rule = self.rule_for(group)
+        if not state:
+            self._initialize(group, param, state)
+        elif not state.keys() >= set(rule.state):
+            raise RuntimeError(
+                f"{type(self).__name__} keeps {sorted(rule.state)} with these settings, but a parameter has "
+                f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
+            )
+        if param.dtype in LOW_PRECISION:
+            _compensate(group["rounding"] == "kahan", param, state)
 
     def _step_group(self, group: Mapping[str, Any], ready: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
         """Counts the step and runs the rule, bucket by bucket."""
         if not ready:
             return
+        if torch.compiler.is_compiling():
+            self._init_group(group)
         # A parameter's hash is computed in Python: its state is looked up once.
         items = [Item(param, self.state[param], inputs) for param, inputs in ready]
         rule = self.rule_for(group)
-        for param, state, _ in items:
-            if not state:
-                self._initialize(group, param, state)
-            elif not state.keys() >= set(rule.state):
-                raise RuntimeError(
-                    f"{type(self).__name__} keeps {sorted(rule.state)} with these settings, but a parameter has "
-                    f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
-                )
-            if param.dtype in LOW_PRECISION:
-                _compensate(group["rounding"] == "kahan", param, state)
+        if not torch.compiler.is_compiling():
+            for param, state, _ in items:
+                self._begin(group, param, state)
         # A number in the graph would mean a new graph every step.
         on_device = group["capturable"] or torch.compiler.is_compiling()
         torch._foreach_add_([item.state["step"] for item in items], 1.0)

@@ -67,7 +67,7 @@ EXACT = Rounding()
 
 def width(dtype: torch.dtype) -> torch.dtype:
     """Returns the real dtype that a parameter of this dtype is computed in."""
-    return torch.promote_types(dtype, torch.float32).to_real()
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def real(tensor: Tensor) -> Tensor:
