@@ -1,11 +1,13 @@
 """What happens when a job that AdamW has trained so far goes on with another optimizer: paired over seeds.
 
     python benchmarks/convert_state.py --task digits --lr 3e-3 --schedule cosine [--json FILE]
+    python benchmarks/convert_state.py --read results/convert-state/*.json
 
 For every seed AdamW trains the first half. From there everyone goes on with the same batches: AdamW itself, VSGD and
 others from the converted state, and VSGD from nothing. Reported, against AdamW and paired by seed: the training loss in
 windows after the switch, the validation loss at the end, and how the first step of each compares with AdamW's own:
 correlation (the cosine between them) and the ratio of their lengths, over all weights, weight decay left out.
+`--read` prints the tables of docs/migrating-from-adamw.md from what was measured before.
 """
 
 import argparse
@@ -161,6 +163,39 @@ def report(runs):
         print(f"{name:50}" + "".join(f"{spread(cell):>20}" for cell in cells))
 
 
+# What the page calls the columns.
+COLUMNS = {
+    "AdamW": "AdamW unchanged",
+    "converted": "VSGD converted",
+    '"noise"': "VSGD converted, variances='noise'",
+    '"noise", rate kept': "VSGD converted, variances='noise', match_lr=False",
+    "begun anew": "VSGD from nothing",
+}
+TABLES = {
+    "First step: correlation": lambda arm: arm["first_step"]["correlation"],
+    "First step: length": lambda arm: arm["first_step"]["length_ratio"],
+    "Training loss, steps 2 to 10": lambda arm: arm["train_loss"]["2-10"],
+    "Training loss, steps 11 to 50": lambda arm: arm["train_loss"]["11-50"],
+    "Training loss, steps 51 to 200": lambda arm: arm["train_loss"]["51-200"],
+    "Validation loss at the end": lambda arm: arm["validation_loss"],
+}
+
+
+def table(title, records):
+    """One table of the page: a row for every setting; losses of all but AdamW are differences to AdamW's."""
+    get, lines = TABLES[title], [[title, *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    for record in records:
+        settings = record["settings"]
+        lines.append([f"{record['task']['name']}, {settings['schedule']}, {settings['lr']:g}"])
+        for name in COLUMNS.values():
+            values, sign = [get(run["arms"][name]) for run in record["runs"]], ""
+            if name != "AdamW unchanged" and "loss" in title:
+                adamws, sign = [get(run["arms"]["AdamW unchanged"]) for run in record["runs"]], "+"
+                values = [ours - theirs for ours, theirs in zip(values, adamws, strict=True)]
+            lines[-1].append(f"{statistics.fmean(values):{sign}.4f} ± {statistics.stdev(values):.4f}")
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="digits")
@@ -169,7 +204,12 @@ def main():
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--read", type=Path, nargs="+")
     arguments = parser.parse_args()
+    if arguments.read:
+        records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(arguments.read)]
+        print("\n\n".join(table(title, records) for title in TABLES))
+        return
     torch.set_num_threads(1)
     task = find_task(arguments.task)
     steps = arguments.steps or task.steps
