@@ -100,7 +100,7 @@ def median_gain(optimizer):
     return torch.cat(gains).median().item()
 
 
-def compare(task, data, lr, rate, steps, seed):
+def compare(task, data, lr, rate, steps, seed, arms):
     """One seed: what each way of going on leads to."""
     torch.manual_seed(seed)
     model = task.model()
@@ -108,7 +108,7 @@ def compare(task, data, lr, rate, steps, seed):
     batches, normalise, switch = Batches(data, task.batch_size, seed, task.pad), Normaliser(data), steps // 2
     train(model, adamw, batches, rate, range(switch))
     record, theirs = {}, None
-    for name, convert in {**TRAINED, **STEPPED}.items():
+    for name, convert in arms.items():
         trial = copy.deepcopy(model)
         ours = first_step(trial, successor(name, convert, trial, adamw), batches, rate, switch)
         theirs = ours if theirs is None else theirs
@@ -204,6 +204,7 @@ def main():
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", action="store_true", help="only those that the page has a column for")
     parser.add_argument("--read", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.read:
@@ -222,7 +223,8 @@ def main():
             return 1.0
         return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * max(0, step - warm_up) / (steps - warm_up))))
 
-    runs = [compare(task, data, arguments.lr, rate, steps, seed) for seed in range(arguments.seeds)]
+    arms = {name: TRAINED[name] for name in COLUMNS.values()} if arguments.page else {**TRAINED, **STEPPED}
+    runs = [compare(task, data, arguments.lr, rate, steps, seed, arms) for seed in range(arguments.seeds)]
     print(f"{task.name}, {steps} steps, AdamW's lr={arguments.lr:g}, weight_decay={DECAY}, {arguments.schedule}")
     report(runs)
     if arguments.json:

@@ -215,7 +215,7 @@ def test_what_stands_behind_a_parametrized_weight_is_that_weight(norm):
     assert len(decaying) == (4 if norm is parametrizations.weight_norm else 2)
 
 
-def test_a_parametrized_bias_or_norm_does_not_decay():
+def test_a_parametrized_bias_norm_or_slope_does_not_decay():
     class Matrix(nn.Module):
         def forward(self, square):
             return square.sum(0)
@@ -223,11 +223,13 @@ def test_a_parametrized_bias_or_norm_does_not_decay():
         def right_inverse(self, vector):
             return torch.stack([vector, torch.zeros_like(vector)])
 
-    linear, norm = nn.Linear(3, 2), nn.LayerNorm(4)
+    linear = nn.Linear(3, 2)
     parametrize.register_parametrization(linear, "bias", Matrix())
-    parametrize.register_parametrization(norm, "weight", Matrix())
-    assert linear.parametrizations.bias.original.dim() == 2
-    assert split(nn.Sequential(linear, norm))[0] == {"0.weight"}
+    others = [nn.LayerNorm(4), nn.RMSNorm(4), nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.PReLU(4)]
+    for module in others:
+        parametrize.register_parametrization(module, "weight", Matrix())
+        assert module.parametrizations.weight.original.dim() == 2
+    assert split(nn.Sequential(linear, *others))[0] == {"0.weight"}
 
 
 def test_the_parameters_of_a_parametrization_are_its_own():

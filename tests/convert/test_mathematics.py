@@ -28,6 +28,8 @@ def test_the_mean_is_the_debiased_average_of_the_gradients(to, steps, betas):
     state = state_of(optimizer, to)
     close(state["mean"], average(gradients, betas[0]))
     assert state["step"] == steps
+    if steps == 1 and "deviation" in state:
+        assert not state["deviation"].any()  # one gradient shows no variance, not even a rounded one
 
 
 def test_the_mean_of_adabayes_is_that_of_the_summed_gradient():
@@ -257,12 +259,11 @@ def test_matched_rates_give_steps_of_adamws_root_mean_square(to, match_lr):
     close(group["weight_decay"] * group["lr"], 0.1 * LR)
 
 
-@pytest.mark.parametrize("to", TARGETS)
-def test_matched_rates_are_what_the_optimizer_then_steps_with(to):
+@pytest.mark.parametrize("steps", [3, 400])
+@pytest.mark.parametrize("to", [name for name, target in TARGETS.items() if not target.same_rate])
+def test_matched_rates_are_what_the_optimizer_then_steps_with(to, steps):
     """Measured on the step itself, for the gradient m."""
-    if TARGETS[to].same_rate:
-        return
-    gradients = stream(400)
+    gradients = stream(steps)
     adamw, param = adam(gradients)
     mean = average(gradients, 0.9)
     theirs = mean / np.sqrt(average(gradients**2, 0.999))
@@ -307,3 +308,22 @@ def test_gradients_that_are_small_against_the_prior_are_told():
         converted(adamw, varigrad.VSGD([param], prior_strength=1e-20))
         converted(adam(1e-2 * stream())[0], "vsgd")
         converted(adamw, "adam-star")
+        # A gradient that has just grown makes AdamW's steps longer than lr, which VSGD's never are.
+        converted(adam(np.vstack([1e-3 * stream(3000), np.full((1, SIZE), 10.0)]))[0], "vsgd")
+
+
+def test_a_weight_without_a_gradient_does_not_hide_the_others_from_the_rates():
+    """Without eps AdamW's step of it is 0/0."""
+    gradients = stream()
+    padded = np.hstack([gradients, np.zeros((30, 2))])
+    rates = [converted(adam(g)[0], "mssd")["param_groups"][0]["lr"] for g in (gradients, padded)]
+    assert math.isclose(*rates)
+
+
+@pytest.mark.parametrize("to", ["vsgd", "constant-vsgd"])
+def test_variances_are_bounded_as_in_the_rules(to):
+    adamw, param = adam(np.full((2, SIZE), [[1e18], [2e19]]), dtype=torch.float32)
+    assert state_of(adamw, to)["observation_var"].max() == np.float32(1e37)
+    ours, (twin,) = loaded(converted(adamw, to), TARGETS[to].kind, torch.zeros_like(param))
+    advance(ours, twin, stream(3))
+    assert twin.isfinite().all()

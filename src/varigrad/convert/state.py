@@ -249,7 +249,7 @@ def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     stored = {}
     for name, value in state.items():
         value = value if name == "mean" else value.clamp(max=LARGEST)
-        value = value.to(kept.to_real(), copy=True)
+        value = value.to(kept.to_real())
         stored[name] = torch.view_as_complex(value.contiguous()) if kept.is_complex else value
     return stored
 
