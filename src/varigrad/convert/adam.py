@@ -97,7 +97,7 @@ def _check_group(index: int, group: Mapping[str, Any]) -> None:
     if missing := NEEDED - group.keys():
         raise ValueError(
             f"the state dict is not that of torch's Adam or AdamW: parameter group {index} has no {_listed(missing)}; "
-            "no other optimizer keeps what a conversion needs, the averages of the gradient and of its square"
+            "other optimizers keep other averages, or step otherwise with them"
         )
     if group["weight_decay"] != 0 and not group.get("decoupled_weight_decay", False):
         raise ValueError(
