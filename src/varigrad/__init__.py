@@ -1,10 +1,12 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
 from .adabayes import AdaBayes, AdaBayesFP
+from .convert import convert_state
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .version import __version__
 from .vsgd import VSGD, ConstantVSGD
+from .weight_decay import param_groups
 
 __all__ = [
     "VSGD",
@@ -17,5 +19,7 @@ __all__ = [
     "MSGD",
     "SSD",
     "MSSD",
+    "param_groups",
+    "convert_state",
     "__version__",
 ]
