@@ -135,10 +135,12 @@ def test_an_optimizer_with_its_scheduler_equals_the_plain_loop(make, tmp_path):
 def test_norms_and_biases_do_not_decay(row, tmp_path):
     """Only the groups of the Trainer decide: where the gradient is zero, decay is all that moves a weight."""
     model = language_model()
-    for name, param in model.named_parameters():
+    for param in model.parameters():
         param.register_hook(torch.zeros_like)
         nn.init.constant_(param, 1.0)
-    run = trainer(tmp_path, model, sentences(), (row.optimizer, {"lr": 1e-2}), max_steps=3, lr_scheduler_type="constant")
+    run = trainer(
+        tmp_path, model, sentences(), (row.optimizer, {"lr": 1e-2}), max_steps=3, lr_scheduler_type="constant"
+    )
     run.train()
     for name, param in model.named_parameters():
         expected = 1.0 if name.endswith("bias") or ".ln_" in name else (1 - 1e-2 * 0.1) ** 3

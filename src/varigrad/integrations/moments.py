@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..svag import MSVAG, SVAG, AdamStar, averaging
-from ..vsgd import VSGD, ConstantVSGD
+from varigrad.svag import MSVAG, SVAG, AdamStar, averaging
+from varigrad.vsgd import VSGD, ConstantVSGD
 
 __all__ = ["KNOWN", "Moments", "moments"]
 

@@ -48,7 +48,9 @@ def register() -> tuple[str, ...]:
         if name not in known:
             default_registry.register(OptimInfo(name=name, opt_class=kind, **_facts(kind)))
         elif default_registry.get_optimizer_info(name).opt_class is not kind:
-            raise ValueError(f"timm already has another optimizer of the name {name!r}, which register() will not replace")
+            raise ValueError(
+                f"timm already has another optimizer of the name {name!r}, which register() will not replace"
+            )
     return tuple(names)
 
 
@@ -61,7 +63,7 @@ def _facts(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
     """What timm wants to know: it drops `eps` and `betas` where they are not taken, and adds nothing else."""
     arguments = inspect.signature(kind).parameters
     return {
-        "description": inspect.getdoc(kind).partition("\n")[0],
+        "description": (kind.__doc__ or "").partition("\n")[0],
         "has_eps": "eps" in arguments,
         "has_betas": "betas" in arguments,
         "has_momentum": False,
