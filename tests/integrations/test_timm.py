@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -225,7 +226,7 @@ def test_lookahead_resumes(row):
     run(optimizer, params, range(8))
     again = [param.detach().clone().requires_grad_() for param in params]
     resumed = lookahead(row, again)
-    resumed.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     run(optimizer, params, range(8, 14))
     run(resumed, again, range(8, 14))
     assert same(again, params)
