@@ -71,6 +71,28 @@ def test_steps_of_a_single_pass_do_not_count():
     assert noise.ratios() == {}
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_a_gradient_that_is_not_finite_does_not_count(bad):
+    """Not for any layer: a gradient scaler skips it wholly."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": nn.Linear(3, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    found = []
+    for steps in ((0, 1, 2), (0, 2)):
+        noise = AccumulatedNoise()
+        for step in steps:
+            for number in (1, 2):
+                for layer in model.values():
+                    ramp = torch.arange(float(layer.weight.numel())).view_as(layer.weight)
+                    layer.weight.grad = number * (ramp + step + number)
+                if step == 1:
+                    model["b"].weight.grad[0, 0] = bad
+                noise.add(model.named_parameters())
+            noise.end_step()
+        found.append({name: ratio.item() for name, ratio in noise.ratios().items()})
+    assert found[0] == found[1]
+    assert all(np.isfinite(list(found[0].values())))
+
+
 def test_a_layer_that_a_pass_does_not_reach_had_a_gradient_of_zero():
     gradients = np.random.default_rng(0).normal(1.0, 1.0, (1, 3, 4))
     for silent in ({0}, {1}, {2}, {0, 1}, {1, 2}):

@@ -14,7 +14,7 @@ from tests.contract.contenders import feed, run, same
 from tests.integrations.training import assert_same_state
 from varigrad.integrations.timm import register
 
-timm = pytest.importorskip("timm", reason="timm needs torchvision, of which PyPI has builds for CUDA only")
+timm = pytest.importorskip("timm", reason="timm is not part of dev: it needs torchvision")
 optim = pytest.importorskip("timm.optim")
 
 from timm.optim._optim_factory import default_registry  # noqa: E402

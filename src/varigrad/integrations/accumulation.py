@@ -50,14 +50,18 @@ class AccumulatedNoise:
             before.copy_(total)
 
     def end_step(self) -> None:
-        """Closes a step. One that consists of a single pass shows no noise and does not count."""
+        """Closes a step. One of a single pass, or with a gradient that is not finite, does not count."""
+        found: dict[str, Tensor] = {}
         if self._passes > 1:
             factor = self._passes / (self._passes - 1)
             for name, total in self._totals.items():
                 variance = self._deviations[name] * factor
-                found = torch.stack((total.square().sum() - variance, variance)).float()
+                pair = torch.stack((total.square().sum() - variance, variance)).float()
                 for layer in {"", name.rpartition(".")[0]}:
-                    self._sums[layer] = self._sums[layer] + found if layer in self._sums else found
+                    found[layer] = found[layer] + pair if layer in found else pair
+        for layer, pair in found.items():
+            counts = torch.where(found[""].isfinite().all(), pair, 0.0)
+            self._sums[layer] = self._sums[layer] + counts if layer in self._sums else counts
         self._passes = 0
         self._totals, self._deviations = {}, {}
 

@@ -31,14 +31,13 @@ class GradientNoise(Callback):
     the noise scale: batches that are much smaller waste steps, much larger ones waste samples.
 
     Both sums are estimated without bias, at the weights as they are and before Lightning clips, and added up over the
-    steps since the last time; a step of a single batch does not count. The training is not changed. A copy of the
-    gradients in float32 is kept, and a backward pass costs a few passes over them more. Where the Trainer does not
-    accumulate, set `accumulate_grad_batches=2` and halve the batch size: the training is the same but for rounding,
-    unless the model has batch norm.
+    steps since the last time; a step of a single batch, or with a gradient that is not finite, does not count. The
+    training is not changed. A copy of the gradients in float32 is kept, and a backward pass costs a few passes over
+    them more. Where the Trainer does not accumulate, set `accumulate_grad_batches=2` and halve the batch size: the
+    training is the same but for rounding, unless the model has batch norm.
 
     Args:
-        every_n_steps: The number of optimizer steps that a figure is for; at least 1. Estimates
-            for few steps are rough.
+        every_n_steps: The number of optimizer steps that a figure is for; at least 1. Estimates from few are rough.
 
     Raises:
         TypeError: If `every_n_steps` is no integer.
@@ -55,13 +54,7 @@ class GradientNoise(Callback):
         >>> import lightning.pytorch as lightning
         >>> from varigrad.integrations.lightning import GradientNoise
         >>> noise = GradientNoise(every_n_steps=50)
-        >>> trainer = lightning.Trainer(
-        ...     callbacks=[noise],
-        ...     accumulate_grad_batches=2,
-        ...     accelerator="cpu",
-        ...     logger=False,
-        ...     enable_checkpointing=False,
-        ... )
+        >>> trainer = lightning.Trainer(callbacks=[noise], accumulate_grad_batches=2, accelerator="cpu", logger=False)
         >>> noise in trainer.callbacks
         True
     """
@@ -81,9 +74,10 @@ class GradientNoise(Callback):
                 "GradientNoise measures on one device with one optimizer, not with "
                 f"{type(trainer.strategy).__name__} and {len(trainer.optimizers)} optimizers: remove the callback"
             )
-        schedules = (one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler))
-        accumulates = trainer.accumulate_grad_batches > 0 or any(
-            s.going_to_accumulate_grad_batches() for s in schedules
+        accumulates = trainer.accumulate_grad_batches > 1 or any(
+            one.going_to_accumulate_grad_batches()
+            for one in trainer.callbacks
+            if isinstance(one, GradientAccumulationScheduler)
         )
         if pl_module.automatic_optimization and not accumulates:
             raise RuntimeError(
