@@ -20,7 +20,7 @@ with tempfile.TemporaryDirectory() as folder:
         folder,
         learning_rate=3e-3,
         weight_decay=0.01,
-        num_train_epochs=60,
+        num_train_epochs=40,
         per_device_train_batch_size=20,
         warmup_steps=10,
         save_strategy="no",

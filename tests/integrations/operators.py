@@ -2,7 +2,8 @@
 
 On Linux PyPI has torchvision for CUDA only, whose compiled operators do not load with a torch for CPUs. Its `import`
 then fails, because it describes two of them to torch, and with it the `import` of timm, and of transformers and
-Lightning, which use torchvision where it is installed. None of what is tested here calls these operators: they are declared, not given.
+Lightning, which use torchvision where it is installed. None of what is tested here calls these operators: they are
+declared, not given.
 """
 
 from __future__ import annotations

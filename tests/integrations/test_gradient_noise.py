@@ -206,7 +206,10 @@ def fit(module, folder, epochs=2, resume=None, accumulate=2, batches=4, **argume
     return trainer
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning",
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
+)
 LAYERS = {"signal_to_noise", "signal_to_noise/network.0", "signal_to_noise/network.2"}
 
 

@@ -26,7 +26,12 @@ from tests.integrations.training import (
 
 lightning = pytest.importorskip("lightning.pytorch")
 
-pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning",
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
+    "ignore:SWA is currently only supported every epoch",
+    "ignore:Be aware that when using `ckpt_path`",
+)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 

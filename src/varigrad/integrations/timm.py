@@ -13,7 +13,7 @@ __all__ = ["register"]
 
 
 def register() -> tuple[str, ...]:
-    """Makes every optimizer of this package known to timm.
+    """Makes the optimizers of this package known to timm.
 
     `timm.optim.create_optimizer_v2(model, opt="vsgd", lr=..., weight_decay=...)` works from then on, with timm's layer
     decay, its groups without weight decay, and every hyperparameter as a keyword argument. Where `lr` is left out it is
@@ -55,8 +55,10 @@ def register() -> tuple[str, ...]:
 
 
 def _optimizers() -> list[type[torch.optim.Optimizer]]:
+    """Those that are made from parameters, which is what timm has for them."""
     public = [getattr(varigrad, name) for name in varigrad.__all__]
-    return [kind for kind in public if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)]
+    kinds = [kind for kind in public if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)]
+    return [kind for kind in kinds if "params" in inspect.signature(kind).parameters]
 
 
 def _facts(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
