@@ -151,12 +151,12 @@ def assert_resumes(make, folder, **arguments):
     """Asserts it with shuffling, dropout, accumulation and clipping, from a checkpoint in the middle of an epoch."""
     arguments |= {"num_train_epochs": 3, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
     optimizer = (make, {"lr": 1e-2})
-    saving = {"save_strategy": "steps", "save_steps": 4}
+    saving = {"save_strategy": "steps", "save_steps": 5}
     whole = trainer(folder, language_model(), sentences(), optimizer, **saving, **arguments)
     whole.train()
     assert whole.state.global_step == 9
     again = trainer(folder / "again", language_model(), sentences(), optimizer, **arguments)
-    again.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-5"))
     assert losses(again) == losses(whole)
     assert same(again.model.parameters(), whole.model.parameters())
     assert_same_state(again.optimizer, whole.optimizer)
