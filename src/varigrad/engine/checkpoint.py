@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .rule import Rule
+from .storage import COMPENSATION
 
 __all__ = ["loading", "refuse_foreign"]
 
@@ -75,7 +76,8 @@ def refuse_foreign(
         if key not in state:
             continue
         held = state[key]
-        if set(held) != wanted:
+        # What a low-precision parameter keeps of its rounding may be there or not: without it, it begins at zero.
+        if set(held) - {COMPENSATION} != wanted:
             raise ValueError(
                 f"the state dict is not {owner}'s: for parameter {key} it holds {sorted(held)}, where {sorted(wanted)} "
                 "is expected"
