@@ -209,7 +209,13 @@ class Trail(lightning.Callback):
 
 
 @pytest.mark.filterwarnings("ignore:You have set log_momentum:RuntimeWarning")
-@every_contender_but(AdamStar="Lightning takes its switch `momentum` for a coefficient, and logs it")
+NONE = "Lightning makes a tensor of the group's `momentum`, which is None"
+
+
+@every_contender_but(
+    AdamStar="Lightning takes its switch `momentum` for a coefficient, and logs it",
+    **dict.fromkeys(("AdaBayes", "SVAG", "MSVAG", "MSGD", "MSSD"), NONE),
+)
 def test_learning_rate_monitor_reads_rate_decay_and_momentum(make, tmp_path):
     monitor = lightning.callbacks.LearningRateMonitor("step", log_momentum=True, log_weight_decay=True)
     logger = lightning.loggers.CSVLogger(tmp_path)

