@@ -258,3 +258,15 @@ def test_cycling_the_momentum_works_or_is_refused_at_once(make, schedule):
         return
     train(model, optimizer, schedule(optimizer), range(STEPS))
     assert all(param.isfinite().all() for param in model.parameters())
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "fast"])
+@pytest.mark.parametrize("make", [make for make in CONTENDERS if cycled(make) == "momentum"], ids=lambda m: m.__name__)
+def test_a_cycled_momentum_is_checked(make, value):
+    model = network()
+    optimizer = make(model.parameters(), lr=LR)
+    optimizer.param_groups[0]["momentum"] = value
+    loss_of(model, 0).backward()
+    with pytest.raises((TypeError, ValueError), match=rf"{make.__name__}'s momentum \(parameter group 0\) = .* must be"):
+        optimizer.step()
+    assert not optimizer.state

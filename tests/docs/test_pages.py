@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import varigrad
+from tests.integrations.operators import declare_operators
+from varigrad.engine.optimizer import FLAGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = Path(varigrad.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
-GUIDES = ("migrating-from-adamw.md", "parameter-groups.md")
-PAPER_PAGES = [page for page in PAGES if page.name not in ("index.md", *GUIDES)]
+PAPER_PAGES = [page for page in PAGES if "\n## Reference\n" in page.read_text("utf-8")]
+TRAINERS = ("lightning", "transformers", "accelerate", "timm")
 OPTIMIZERS = {
     name: kind
     for name in varigrad.__all__
@@ -81,13 +83,23 @@ def test_every_rule_is_quoted(page):
 
 
 @every_page
-def test_code_runs(page):
+def test_code_runs(page, tmp_path, monkeypatch):
     blocks = python_blocks(page)
     assert blocks or page.name == "index.md"
+    declare_operators()
+    monkeypatch.chdir(tmp_path)
+    missing = []
     namespace: dict[str, object] = {"__name__": page.stem}
     with torch.random.fork_rng():
         for number, block in enumerate(blocks, 1):
-            exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+            try:
+                exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+            except ImportError as error:
+                if getattr(error.__cause__ or error, "name", None) not in TRAINERS:
+                    raise
+                missing.append(f"block {number}: {error}")
+    if missing:
+        pytest.skip("; ".join(missing))
 
 
 @every_page
@@ -123,7 +135,7 @@ def test_arguments_and_defaults_are_those_of_the_code(page):
     taken = set()
     for name, kind in kinds.items():
         parameters = dict(inspect.signature(kind).parameters)
-        for common in ("params", "maximize", "foreach", "fused", "capturable", "differentiable"):
+        for common in ("params", *FLAGS):
             del parameters[common]
         for argument, parameter in parameters.items():
             default = rates[name] if said[argument] == "see above" else said[argument]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType, NoneType
+from types import ModuleType
 from typing import Any, ClassVar, cast, overload
 
 import torch
@@ -41,9 +41,22 @@ FLAGS: dict[str, tuple[Accepts, Any]] = {
 }
 """The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
 
-CYCLED: dict[str, tuple[Accepts, Any]] = {"momentum": (OrNone(Interval(0.0, 1.0, open_high=True)), None)}
-"""What the groups of an optimizer with a `beta` have besides: torch's OneCycleLR and CyclicLR write here the value that
-takes its place."""
+CYCLED = "momentum"
+"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`. They ask the
+defaults whether there is one; the groups are without it until then."""
+
+TORCHS = {
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_inf",
+    "square_avg",
+    "grad_avg",
+    "momentum_buffer",
+    "prev",
+    "sum",
+}
+"""What torch's own optimizers call their state."""
 
 BOOKKEEPING = frozenset(
     (
@@ -80,7 +93,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
         defaults = {name: arguments[name] for name in (*self._shared, *self.accepts)}
-        defaults |= {name: arguments.get(name, default) for name, (_, default) in self._optional().items()}
+        defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
+        if "beta" in defaults:
+            defaults.setdefault(CYCLED, None)
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -121,13 +136,6 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- parameter groups
 
-    @classmethod
-    @functools.cache
-    def _optional(cls) -> dict[str, tuple[Accepts, Any]]:
-        """Returns what a group has besides the hyperparameters: what it accepts, and its default."""
-        cycled = CYCLED if "beta" in cls.accepts and "momentum" not in cls.accepts else {}
-        return {**FLAGS, **cycled}
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group; what it does not set is taken from the constructor.
 
@@ -149,6 +157,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                     )
             self._check({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
+        self._without_cycled(self.param_groups[-1])
+
+    def _without_cycled(self, group: dict[str, Any]) -> None:
+        """Takes away the entry for a cycled momentum where there is no value in it, which others would read as one."""
+        if group.get(CYCLED, 0.0) is None:
+            del group[CYCLED]
 
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
@@ -156,8 +170,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         name = type(self).__name__
         for key, accepts in (*self._shared.items(), *self.accepts.items()):
             accepts.check(f"{name}'s {key}{where}", group[key])
-        for key, (accepts, _) in self._optional().items():
+        for key, (accepts, _) in FLAGS.items():
             accepts.check(f"{name}'s {key}{where}", group[key])
+        if (cycled := _cycled(group)) is not None:
+            self.accepts["beta"].check(f"{name}'s {CYCLED}{where}", cycled)
         if group["foreach"] and group["fused"]:
             raise RuntimeError(f"{name}{where}: foreach=True and fused=True exclude each other; set one of them")
         for way in ("foreach", "fused"):
@@ -173,11 +189,14 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a pickled or loaded state; flags that an older version did not have get their defaults."""
         super().__setstate__(state)
-        for name, (_, default) in self._optional().items():
+        for name, (_, default) in FLAGS.items():
             self.defaults.setdefault(name, default)
+        if "beta" in self.defaults:
+            self.defaults.setdefault(CYCLED, None)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+            self._without_cycled(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned.
@@ -200,7 +219,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._check(group, index)
             # torch itself refuses other numbers of groups or parameters, after this.
             params = self.param_groups[index]["params"] if index < len(self.param_groups) else []
-            refuse_foreign(type(self).__name__, self.rule_for(group), saved["params"], params, state_dict["state"])
+            rule = self.rule_for(group)
+            refuse_foreign(type(self).__name__, rule, saved["params"], params, state_dict["state"], _kept_by_others())
 
     # ---------------------------------------------------------------- the step
 
@@ -360,8 +380,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             on_host = count is not None and not group["differentiable"]
             lr = lr.item() if on_host else _precise(lr.reshape(()))
         settings = {**group, "lr": lr}
-        if "beta" in group and not isinstance(group["momentum"], (bool, NoneType)):
-            settings["beta"] = group["momentum"]
+        if (cycled := _cycled(group)) is not None:
+            settings["beta"] = cycled
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
@@ -385,10 +405,24 @@ class RuleOptimizer(torch.optim.Optimizer):
         return scalars
 
 
+def _kept_by_others() -> set[str]:
+    """The names under which the optimizers here and torch's keep state."""
+    kinds = [RuleOptimizer]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {name for kind in kinds if hasattr(kind, "rule") for name in kind.rule.state} | TORCHS
+
+
 def _name(group: Mapping[str, Any], index: int, position: int) -> str:
     """What to call a parameter in an error."""
     named = group["param_names"][position] if "param_names" in group else f"number {position}"
     return f"parameter {named} of group {index}"
+
+
+def _cycled(group: Mapping[str, Any]) -> Any:
+    """What takes the place of `beta` in a group; None where nothing does, also where the entry is a switch."""
+    value = group.get(CYCLED) if "beta" in group else None
+    return None if isinstance(value, bool) else value
 
 
 def _is_plain(param: Tensor) -> bool:
