@@ -267,6 +267,6 @@ def test_a_cycled_momentum_is_checked(make, value):
     optimizer = make(model.parameters(), lr=LR)
     optimizer.param_groups[0]["momentum"] = value
     loss_of(model, 0).backward()
-    with pytest.raises((TypeError, ValueError), match=rf"{make.__name__}'s momentum \(parameter group 0\) = .* must be"):
+    with pytest.raises((TypeError, ValueError), match=rf"{make.__name__}'s momentum \(parameter group 0\) = "):
         optimizer.step()
     assert not optimizer.state
