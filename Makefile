@@ -3,7 +3,7 @@
 #     make demo     watch VSGD, ConstantVSGD, AdamW and SGD train the same network on real data
 #     make test     run the tests
 #
-# `make lint types doctest` are what CI checks besides; `make kernels` compiles the rules again after a change to one;
+# `make lint types doctest timm` are what CI checks besides; `make kernels` compiles the rules again after a change to one;
 # `make clean` starts over.
 
 PYTHON ?= python3
@@ -11,10 +11,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # What the compiled kernels are made from: where one of these is newer, the editable install is made again.
-RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py src/varigrad/engine/trace.py src/varigrad/engine/rule.py
+RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py src/varigrad/engine/storage.c src/varigrad/engine/trace.py src/varigrad/engine/rule.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow kernels lint types doctest clean
+.PHONY: help demo test slow timm kernels lint types doctest clean
 
 help:
 	@sed -n 's/^#     /  /p' Makefile
@@ -46,6 +46,12 @@ kernels: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout 0
+
+# Beside the environment, not in it: torchvision, which timm needs, is built for CUDA on PyPI. Where torch is not, no
+# other package that finds such a torchvision can be imported.
+timm: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target build/timm timm torchvision
+	PYTHONPATH=build/timm $(BIN)/python -m pytest --quiet tests/integrations/test_timm.py tests/integrations/test_examples.py tests/docs
 
 lint: $(READY)
 	$(BIN)/ruff check .

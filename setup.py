@@ -57,7 +57,8 @@ class BuildKernels(build_ext):
         if self.compiler.compiler_type == "unix":
             # One rounding for each operation, and no errno or traps in the way of vector code.
             extension.extra_compile_args = [
-                *("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
+                *("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+                *("-fno-strict-aliasing", "-fopenmp-simd"),
             ]
         super().build_extension(extension)
 

@@ -380,7 +380,7 @@ def test_settings_of_a_group_hold_for_its_layers():
         {"params": model[2].parameters()},
         {"params": model[4].parameters(), "rho": 0.0, "eps": 1.0},
     ]
-    optimizer = varigrad.SVGD(model, params=groups)
+    optimizer = varigrad.SVGD(model, param_groups=groups)
     plain = varigrad.SVGD(twin)
     ((inputs, targets),) = data(1, 6, (5,), (3,))
     for network in (model, twin):
@@ -400,7 +400,7 @@ def test_settings_of_a_group_hold_for_its_layers():
 
 def test_a_group_added_later_is_served():
     model = matrices()
-    optimizer = varigrad.SVGD(model, params=model[0].parameters())
+    optimizer = varigrad.SVGD(model, param_groups=model[0].parameters())
     optimizer.add_param_group({"params": list(model[2].parameters()), "scale": 0.0})
     ((inputs, targets),) = data(1, 6, (5,), (3,))
     half_square(model(inputs), targets).backward()
@@ -687,3 +687,14 @@ def test_a_closure_is_called_and_schedulers_reach_the_rate():
     other.param_groups[0]["lr"] = 0.01
     train(twin, other, batches[3:])
     assert all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_what_decays_is_up_to_the_groups():
+    model = matrices()
+    groups = varigrad.param_groups(model, weight_decay=0.5)
+    optimizer = varigrad.SVGD(model, lr=0.1, param_groups=groups)
+    (0 * model(torch.randn(3, 5, dtype=torch.float64))).sum().backward()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, before[name] * (0.95 if name.endswith("weight") else 1.0), rtol=1e-12)

@@ -108,7 +108,7 @@ class AdaBayes(BayesianFilter):
             lr = 1e-3 is a weight_decay of 0.05.
         reference_lr: The lr that `sgd_lr` belongs to, in (0, ∞); None for the group's own lr at the start. Say it where
             a run begins with lr = 0: otherwise the first rate above zero is taken, with a warning.
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -149,6 +149,8 @@ class AdaBayes(BayesianFilter):
         weight_decay: float = 0.0,
         *,
         reference_lr: float | None = None,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -225,7 +227,7 @@ class AdaBayesFP(BayesianFilter):
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞). The paper's λ is lr * weight_decay.
         reference_lr: The lr that `sgd_lr` belongs to, in (0, ∞); None for the group's own lr at the start. Say it where
             a run begins with lr = 0: otherwise the first rate above zero is taken, with a warning.
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -265,6 +267,8 @@ class AdaBayesFP(BayesianFilter):
         weight_decay: float = 0.0,
         *,
         reference_lr: float | None = None,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,

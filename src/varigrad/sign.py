@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -62,7 +63,7 @@ class MSGD(RuleOptimizer):
         lr: Learning rate; a number or 0-dim tensor in [0, ∞).
         beta: Decay of the moving average, in [0, 1); 0 is plain SGD.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -92,6 +93,8 @@ class MSGD(RuleOptimizer):
         beta: float = 0.9,
         weight_decay: float = 0.0,
         *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -117,7 +120,7 @@ class SSD(RuleOptimizer):
             be set per group.
         lr: Learning rate, the change of every weight in one step; a number or 0-dim tensor in [0, ∞).
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -146,6 +149,8 @@ class SSD(RuleOptimizer):
         lr: float | Tensor = 1e-3,
         weight_decay: float = 0.0,
         *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -175,7 +180,7 @@ class MSSD(RuleOptimizer):
         lr: Learning rate, the change of every weight in one step; a number or 0-dim tensor in [0, ∞).
         beta: Decay of the moving average, in [0, 1); 0 is `SSD`.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -205,6 +210,8 @@ class MSSD(RuleOptimizer):
         beta: float = 0.9,
         weight_decay: float = 0.0,
         *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,

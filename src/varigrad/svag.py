@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .engine.batch_variance import batch_variance
-from .engine.hyperparameters import Accepts, Interval, OneOf, Switch
+from .engine.hyperparameters import Accepts, Interval, OneOf, SwitchOr
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
 from .engine.rule import Rule, hypotenuse, rule, sign, sqrt, where
@@ -118,7 +119,7 @@ class SVAG(RuleOptimizer):
         lr: Learning rate, of the order of SGD's; a number or 0-dim tensor in [0, ∞).
         beta: Decay of the moving averages, in [0, 1); 0 is plain SGD.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -149,6 +150,8 @@ class SVAG(RuleOptimizer):
         beta: float = 0.9,
         weight_decay: float = 0.0,
         *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -185,7 +188,7 @@ class MSVAG(RuleOptimizer):
             (Algorithm 5): beside `p.grad` it reads `p.grad_variance`, its unbiased variance, shaped like p, from
             `p.grad_samples` samples, at least 2. Then s is the average of those with decay β², and ρ that of Eq. 21 at
             every step, the first and β = 0 included: its first step is not SGD's. Eq. 64 as printed is biased.
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -219,6 +222,8 @@ class MSVAG(RuleOptimizer):
         weight_decay: float = 0.0,
         *,
         variance: str = "stream",
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -271,8 +276,9 @@ class AdamStar(RuleOptimizer):
             in [0, ∞).
         beta: Decay of the moving averages, in [0, 1); 0 is `SSD`.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        momentum: False takes the sign of the gradient itself, damped by 1/√(1 + s/m²).
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        momentum: False takes the sign of the gradient itself, damped by 1/√(1 + s/m²). A number in [0, 1) takes the
+            place of `beta`; that is what torch's OneCycleLR and CyclicLR make of it.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -294,7 +300,10 @@ class AdamStar(RuleOptimizer):
     """
 
     rule = adam_star
-    accepts: ClassVar[dict[str, Accepts]] = {"beta": Interval(0.0, 1.0, open_high=True), "momentum": Switch()}
+    accepts: ClassVar[dict[str, Accepts]] = {
+        "beta": Interval(0.0, 1.0, open_high=True),
+        "momentum": SwitchOr(Interval(0.0, 1.0, open_high=True)),
+    }
 
     def __init__(
         self,
@@ -303,7 +312,9 @@ class AdamStar(RuleOptimizer):
         beta: float = 0.9,
         weight_decay: float = 0.0,
         *,
-        momentum: bool = True,
+        momentum: bool | float = True,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -314,8 +325,8 @@ class AdamStar(RuleOptimizer):
 
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Returns the rule along the sign of the average or that along the sign of the gradient."""
-        return adam_star if group["momentum"] else adam_star_plain
+        return adam_star_plain if group["momentum"] is False else adam_star
 
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the learning rate, the weight of the newest gradient, and ρ/(1-ρ) or 1/(1-ρ)."""
-        return {"lr": group["lr"], **averaging(group["beta"], step, momentum=group["momentum"])}
+        return {"lr": group["lr"], **averaging(group["beta"], step, momentum=group["momentum"] is not False)}

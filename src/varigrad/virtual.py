@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
@@ -140,9 +141,11 @@ class SVGD(RuleOptimizer):
         eps: Added to r; in [0, ∞), in units of a squared gradient of one sample by z.
         biases, per, loss_reduction, grad_scaler: As in `virtual_gradients`, for the whole model.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        params: The parameters to step: named parameters, parameters or dictionaries that define parameter groups, in
-            which `lr`, `scale`, `rho`, `eps`, `weight_decay` and the flags may be set; None for all of the model's.
-        maximize, foreach, fused, capturable, differentiable: As in `VSGD`.
+        param_groups: What to step: dictionaries that define parameter groups, in which `lr`, `scale`, `rho`, `eps`,
+            `weight_decay` and the flags may be set, such as `varigrad.param_groups` makes them, or parameters; None
+            for all of the model's.
+        rounding, state_dtype, maximize, foreach, fused, capturable, differentiable: As in `VSGD`; r is float32 or more
+            whatever `state_dtype` is.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
@@ -179,7 +182,9 @@ class SVGD(RuleOptimizer):
         per: str = "position",
         loss_reduction: str = "mean",
         grad_scaler: Scaler | None = None,
-        params: ParamsT | None = None,
+        param_groups: ParamsT | None = None,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -197,7 +202,7 @@ class SVGD(RuleOptimizer):
         self._paths: dict[int, list[str]] = defaultdict(list)
         for path, param in model.named_parameters(remove_duplicate=False):
             self._paths[id(param)].append(path)
-        super().__init__(model.named_parameters() if params is None else params, arguments)
+        super().__init__(model.named_parameters() if param_groups is None else param_groups, arguments)
         optimizer, defaults = weakref.ref(self), self.defaults
 
         def settings(site: str) -> Mapping[str, Any]:

@@ -121,6 +121,11 @@ class VSGD(RuleOptimizer):
             (appendix A.3): beside `p.grad`, the mean over M samples, it reads `p.grad_variance`, the unbiased variance
             of that mean, shaped like p, and `p.grad_samples`, which is M. In the equations d² becomes d² + w² V and
             r² becomes r² + (1-w)² V, with V = (M-1) grad_variance the population variance of the samples.
+        rounding: How parameters of 16 bits are written, in which a small step may be less than half a unit of the last
+            place: "stochastic" goes up or down such that the step is right in expectation; "kahan" keeps what is lost
+            in a further state tensor of 16 bits; "nearest" loses it, as torch's own optimizers do.
+        state_dtype: `torch.bfloat16` keeps the state in half the memory, rounded stochastically; None in float32, or in
+            float64 for float64 parameters.
         maximize: Climb instead of descend.
         foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
         fused: Run compiled code, one pass over memory; None where it is available.
@@ -169,6 +174,8 @@ class VSGD(RuleOptimizer):
         weight_decay: float = 0.0,
         *,
         variance: str = "stream",
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -238,6 +245,11 @@ class ConstantVSGD(RuleOptimizer):
         shape_offset: δ, added to the shape of the Gamma distribution; in [0, ∞). 0 is Algorithm 2 as printed.
         eps: Added to the denominator; in [0, ∞).
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
+        rounding: How parameters of 16 bits are written, in which a small step may be less than half a unit of the last
+            place: "stochastic" goes up or down such that the step is right in expectation; "kahan" keeps what is lost
+            in a further state tensor of 16 bits; "nearest" loses it, as torch's own optimizers do.
+        state_dtype: `torch.bfloat16` keeps the state in half the memory, rounded stochastically; None in float32, or in
+            float64 for float64 parameters.
         maximize: Climb instead of descend.
         foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
         fused: Run compiled code, one pass over memory; None where it is available.
@@ -283,6 +295,8 @@ class ConstantVSGD(RuleOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,

@@ -187,28 +187,6 @@ def test_a_poisoned_gradient_stays_where_it_is(row, way, poison):
     assert params[0][[0, 2]].isfinite().all()
 
 
-@every_optimizer
-def test_compiling_the_step_makes_one_graph(row):
-    """A Python number in the graph, such as the step count, would make a new one every step."""
-    from torch._dynamo.testing import CompileCounter
-
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    params, twins = parameters(), parameters()
-    compiled, eager = row.optimizer(params, lr=1e-2), row.optimizer(twins, lr=1e-2, foreach=False, fused=False)
-    step = torch.compile(compiled.step, backend=counter, fullgraph=False)
-    for count in range(6):
-        feed(params, count)
-        feed(twins, count)
-        step()
-        eager.step()
-        if count == 1:
-            settled = counter.frame_count
-    assert counter.frame_count == settled
-    for ours, theirs in zip(params, twins, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-
-
 @every_way
 @every_optimizer
 def test_maximize_is_descending_the_negative(row, way):

@@ -27,18 +27,7 @@ WAYS: dict[str, dict[str, Any]] = {
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
-def every_contender_but(**reasons: str) -> pytest.MarkDecorator:
-    """All of them, where those named are expected to fail for the reason given."""
-    marked = [
-        pytest.param(make, marks=pytest.mark.xfail(strict=True, reason=reasons[make.__name__]))
-        if make.__name__ in reasons
-        else make
-        for make in CONTENDERS
-    ]
-    return pytest.mark.parametrize("make", marked, ids=[make.__name__ for make in CONTENDERS])
-
-
-every_contender = every_contender_but()
+every_contender = pytest.mark.parametrize("make", CONTENDERS, ids=lambda make: make.__name__)
 
 
 def pairs_without(missing: str) -> pytest.MarkDecorator:

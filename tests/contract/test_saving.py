@@ -290,3 +290,20 @@ def test_an_optimizer_under_a_scheduler_is_copied(make):
     train(copied, its, range(1, 3))
     assert same(model.parameters(), copied.parameters())
     assert loss_of(copied, 0) == loss_of(model, 0)
+
+
+@every_contender
+def test_a_state_dict_may_be_older_than_a_flag(make):
+    """What it does not say is as the optimizer that loads it was made."""
+    params = parameters()
+    optimizer = make(params, lr=1e-2)
+    run(optimizer, params, range(3))
+    saved = copy.deepcopy(optimizer.state_dict())
+    for name in ("maximize", "foreach", "capturable", "differentiable", "fused", "rounding", "state_dtype"):
+        saved["param_groups"][0].pop(name, None)
+    again = twins(params)
+    resumed = make(again, lr=1.0)
+    resumed.load_state_dict(saved)
+    run(optimizer, params, range(3, 6))
+    run(resumed, again, range(3, 6))
+    assert same(params, again)

@@ -8,7 +8,7 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
-from .contenders import CONTENDERS, every_contender, every_contender_but, loss_of, network, same
+from .contenders import CONTENDERS, every_contender, loss_of, network, same
 
 STEPS = 20
 LR = 1e-2
@@ -188,13 +188,21 @@ CYCLING = {
 every_cycle = pytest.mark.parametrize("schedule", CYCLING.values(), ids=CYCLING)
 
 
-def has_betas(make):
-    return "betas" in make([torch.ones(1, requires_grad=True)]).defaults
+def cycled(make):
+    """The group key that torch cycles; empty where there is no momentum."""
+    defaults = make([torch.ones(1, requires_grad=True)]).defaults
+    return next((name for name in ("betas", "momentum") if name in defaults), "")
+
+
+def test_every_optimizer_with_a_momentum_lets_it_be_cycled():
+    without = {make.__name__ for make in CONTENDERS if not cycled(make)}
+    assert without == {"VSGD", "ConstantVSGD", "SSD"}
 
 
 @every_cycle
-@pytest.mark.parametrize("make", [make for make in CONTENDERS if has_betas(make)], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [make for make in CONTENDERS if cycled(make)], ids=lambda make: make.__name__)
 def test_the_momentum_cycles_against_the_rate(make, schedule):
+    """Setting the coefficient by hand, under the optimizer's own name for it, comes to the same."""
     model, twin, uncycled = network(), network(), network()
     optimizer, by_hand, constant = (make(net.parameters(), lr=LR) for net in (model, twin, uncycled))
     scheduler = schedule(optimizer)
@@ -204,21 +212,42 @@ def test_the_momentum_cycles_against_the_rate(make, schedule):
             each.zero_grad()
             loss_of(net, step).backward()
         group = optimizer.param_groups[0]
-        pairs.append((group["lr"], group["betas"][0]))
-        by_hand.param_groups[0].update(lr=group["lr"], betas=tuple(group["betas"]))
+        beta = group["betas"][0] if cycled(make) == "betas" else group["momentum"]
+        pairs.append((group["lr"], beta))
+        own = {"betas": (beta, group["betas"][1])} if cycled(make) == "betas" else {"beta": beta}
+        by_hand.param_groups[0].update(lr=group["lr"], **own)
         constant.param_groups[0]["lr"] = group["lr"]
         for each in (optimizer, by_hand, constant):
             each.step()
         scheduler.step()
     assert min(pairs)[1] == max(beta for _, beta in pairs)
     assert max(pairs)[1] == min(beta for _, beta in pairs) < min(pairs)[1]
-    assert group["betas"][1] == optimizer.defaults["betas"][1]
+    if cycled(make) == "betas":
+        assert group["betas"][1] == optimizer.defaults["betas"][1]
     assert same(model.parameters(), twin.parameters())
     assert not same(model.parameters(), uncycled.parameters())
 
 
+@every_contender
+def test_a_cycled_momentum_is_saved_and_loaded(make):
+    if not cycled(make):
+        pytest.skip("there is no momentum")
+    model, twin = network(), network()
+    optimizer = make(model.parameters(), lr=LR)
+    scheduler = CYCLING["OneCycleLR"](optimizer)
+    train(model, optimizer, scheduler, range(STEPS // 2))
+    twin.load_state_dict(model.state_dict())
+    resumed = make(twin.parameters(), lr=LR)
+    follower = CYCLING["OneCycleLR"](resumed)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # AdamW would share its tensors
+    follower.load_state_dict(scheduler.state_dict())
+    for net, each, its in ((model, optimizer, scheduler), (twin, resumed, follower)):
+        train(net, each, its, range(STEPS // 2, STEPS))
+    assert same(model.parameters(), twin.parameters())
+
+
 @every_cycle
-@every_contender_but(AdamStar="torch takes its switch `momentum` for a coefficient, and writes one into it")
+@every_contender
 def test_cycling_the_momentum_works_or_is_refused_at_once(make, schedule):
     """Where torch knows no momentum it says so when the scheduler is made; what it accepts must then train."""
     model = network()
@@ -229,3 +258,15 @@ def test_cycling_the_momentum_works_or_is_refused_at_once(make, schedule):
         return
     train(model, optimizer, schedule(optimizer), range(STEPS))
     assert all(param.isfinite().all() for param in model.parameters())
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "fast"])
+@pytest.mark.parametrize("make", [make for make in CONTENDERS if cycled(make) == "momentum"], ids=lambda m: m.__name__)
+def test_a_cycled_momentum_is_checked(make, value):
+    model = network()
+    optimizer = make(model.parameters(), lr=LR)
+    optimizer.param_groups[0]["momentum"] = value
+    loss_of(model, 0).backward()
+    with pytest.raises((TypeError, ValueError), match=rf"{make.__name__}'s momentum \(parameter group 0\) = "):
+        optimizer.step()
+    assert not optimizer.state

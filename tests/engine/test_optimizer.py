@@ -107,8 +107,8 @@ def test_fused_and_foreach_exclude_each_other(toy_kernels):
 
 
 def test_an_unknown_key_is_refused():
-    with pytest.raises(TypeError, match=r"group 1 has the key 'momentum', which Momentum does not know"):
-        Momentum([{"params": [parameter()]}, {"params": [parameter()], "momentum": 0.9}])
+    with pytest.raises(TypeError, match=r"group 1 has the key 'moment', which Momentum does not know"):
+        Momentum([{"params": [parameter()]}, {"params": [parameter()], "moment": 0.9}])
 
 
 @pytest.mark.parametrize("key", ["name", "lr_scale", "initial_lr", "max_lr", "swa_lr", "base_momentum"])

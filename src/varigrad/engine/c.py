@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 from .rule import Rule
@@ -20,16 +21,7 @@ DTYPES = ("float", "double")
 # Multiplications and additions must be rounded one by one, as torch rounds them, or fused and loop would differ; that
 # is the build's -ffp-contract=off. Everything else about speed is the compiler's: it turns the loop into vector code,
 # once for each level of x86 processors, of which the loader chooses one.
-_PROLOGUE = """\
-#include <math.h>
-#include <stdint.h>
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define LEVELS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define LEVELS
-#endif
-"""
+_PROLOGUE = Path(__file__).with_name("storage.c").read_text("utf-8")
 
 # What stands for each operation, with `{r}` the suffix of the C library's functions on this type.
 _EXPRESSIONS = {
@@ -59,12 +51,24 @@ static void {symbol}_span(int64_t start, int64_t stop, {parameters}, const doubl
 {body}    }}
 {stores}}}
 
+static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
+        double *sums) {{
+    {symbol}_span(start, stop, {casts}, numbers, sums);
+}}
+
 void {symbol}(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
         int64_t stride, double *sums) {{
-    for (int64_t k = 0; k < spans; k++, span += 3, sums += {statistics}) {{
-        void *const *const tensor = pointers + span[0];
-        {symbol}_span(span[1], span[2], {casts}, numbers + span[0] * stride, sums);
-    }}
+    for (int64_t k = 0; k < spans; k++, span += 3, sums += {statistics})
+        {symbol}_run(span[1], span[2], pointers + span[0], tensors, numbers + span[0] * stride, sums);
+}}
+"""
+
+_MIXED_FUNCTION = """
+void {symbol}_mixed(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
+        int64_t stride, double *sums, const int64_t *types, const int64_t *lanes, int64_t compensated, int64_t step,
+        const int64_t *firsts) {{
+    run_mixed({symbol}_run, {arrays}, {written}, spans, span, tensors, pointers, numbers, stride, sums, {statistics},
+            types, lanes, compensated, step, firsts);
 }}
 """
 
@@ -126,7 +130,7 @@ def _function(rule: Rule, ctype: str) -> str:
     for name in rule.statistics:
         body.append(f"        sum_{name} += (double){names[id(graph.results[name])]};\n")
     totals = [f"sum_{name}" for name in rule.statistics]
-    return _FUNCTION.format(
+    code = _FUNCTION.format(
         name=rule.name,
         symbol=symbol(rule.name, ctype),
         arrays=", ".join(rule.elements),
@@ -139,9 +143,17 @@ def _function(rule: Rule, ctype: str) -> str:
         sums="".join(f"    double {total} = 0.0;\n" for total in totals),
         reduction=f'_Pragma("omp simd reduction(+:{",".join(totals)})")\n    ' if totals else "",
         body="".join(body),
-        stores="".join(f"    sums[{index}] = {total};\n" for index, total in enumerate(totals)),
+        stores="".join(f"    sums[{index}] += {total};\n" for index, total in enumerate(totals)),
         statistics=len(totals),
-        casts=", ".join(f"tensor[{index} * tensors]" for index in range(len(rule.elements))),
+        casts=", ".join(f"arrays[{index} * step]" for index in range(len(rule.elements))),
+    )
+    if ctype != "float":
+        return code
+    return code + _MIXED_FUNCTION.format(
+        symbol=symbol(rule.name, ctype),
+        arrays=len(rule.elements),
+        written=2 + len(rule.state),
+        statistics=len(totals),
     )
 
 

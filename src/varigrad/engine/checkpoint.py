@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -56,7 +56,12 @@ def loading(optimizer: torch.optim.Optimizer, check: Callable[[Mapping[str, Any]
 
 
 def refuse_foreign(
-    owner: str, rule: Rule, keys: Iterable[Any], params: Iterable[Tensor], state: Mapping[Any, Mapping[str, Tensor]]
+    owner: str,
+    rule: Rule,
+    keys: Iterable[Any],
+    params: Iterable[Tensor],
+    state: Mapping[Any, Mapping[str, Tensor]],
+    others: Collection[str],
 ) -> None:
     """Raises unless saved state is that of a rule for parameters of these shapes.
 
@@ -66,6 +71,8 @@ def refuse_foreign(
         keys: The keys of a group's parameters in `state`.
         params: The parameters, in the same order.
         state: The saved state; a parameter that had no gradient yet has none.
+        others: The names under which any optimizer keeps state. What has another name was added by a wrapper, such as
+            the slow weights of a look-ahead, and is left to it.
 
     Raises:
         ValueError: If the names are not the rule's, or a shape is not the parameter's.
@@ -75,7 +82,8 @@ def refuse_foreign(
         if key not in state:
             continue
         held = state[key]
-        if set(held) != wanted:
+        # What a low-precision parameter keeps of its rounding may be there or not: without it, it begins at zero.
+        if not wanted <= set(held) or (set(held) - wanted).intersection(others):
             raise ValueError(
                 f"the state dict is not {owner}'s: for parameter {key} it holds {sorted(held)}, where {sorted(wanted)} "
                 "is expected"

@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ from torch import Tensor
 
 from .c import fingerprint, symbol
 from .rule import Rule
+from .storage import COMPENSATION, EXACT, Rounding, is_dense, width
 
 __all__ = ["run", "unavailable"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
+
+STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""The dtypes that arrays computed in float32 may be stored in, by their numbers in the compiled code."""
 
 SHARE = 2**16
 """The fewest elements that a second thread is woken for."""
@@ -53,23 +57,39 @@ def _library() -> ctypes.CDLL | str:
         return f"the compiled kernels cannot be loaded: {error}"
 
 
+def takes(stored: Mapping[str, list[Tensor]], written: Sequence[str]) -> bool:
+    """Returns whether the compiled code can write the results of a bucket straight into the stored tensors."""
+    dtypes = {stored[name][0].dtype for name in written}
+    return dtypes <= STORED.keys() or dtypes == {torch.float64}
+
+
 def run(
     rule: Rule,
     tensors: dict[str, list[Tensor]],
     scalars: Mapping[str, float | list[Tensor]],
     maximize: bool,
+    rounding: Rounding = EXACT,
 ) -> dict[str, list[Tensor]]:
-    """Runs `rule` on all tensors of a bucket; the arguments and the result are those of `loop.run`.
+    """Runs `rule` on all tensors of a bucket, as they are stored, and writes the new values into them.
 
-    Like the foreach way it writes the new values into the storage of the tensors they are for.
+    Args:
+        rule: The rule.
+        tensors: For every name in `rule.elements` the tensors of the bucket, and the `COMPENSATION` if there is one.
+        scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each tensor.
+        maximize: Climb instead of descend.
+        rounding: How what is stored in low precision is written.
+
+    Returns:
+        For every name in `rule.statistics` its sum over each tensor.
     """
     plain = tensors if _are_plain(tensors) else _plain(tensors)
-    sums = _call(rule, plain, scalars, maximize)
-    written = [tensor for name in ("param", *rule.state) for tensor in plain[name]]
+    sums = _call(rule, plain, scalars, maximize, rounding)
+    names = [name for name in ("param", *rule.state, COMPENSATION) if name in plain]
+    written = [tensor for name in names for tensor in plain[name]]
     # Autograd must notice that the values it saved are no longer there, as it does after one of torch's operations.
     torch.autograd.graph.increment_version(written)
     if plain is not tensors:
-        for ours, theirs in zip(written, (t for name in ("param", *rule.state) for t in tensors[name]), strict=True):
+        for ours, theirs in zip(written, (t for name in names for t in tensors[name]), strict=True):
             if ours is not theirs:
                 theirs.copy_(ours)
     return sums
@@ -95,38 +115,51 @@ def _plain(tensors: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     """
     plain = {name: [tensor.resolve_neg() for tensor in column] for name, column in tensors.items()}
     for index, param in enumerate(plain["param"]):
-        row = {name: column[index] for name, column in plain.items()}
-        for name, tensor in row.items():
+        order = param if is_dense(param) else param.contiguous()
+        for name, column in plain.items():
+            tensor = column[index]
             if tensor.shape != param.shape:
                 raise RuntimeError(
                     f"the {name} of a parameter of shape {tuple(param.shape)} has the shape {tuple(tensor.shape)}: was "
                     "the parameter given other data after its first step?"
                 )
-        alike = _is_dense(param) and all(tensor.stride() == param.stride() for tensor in row.values())
-        if not alike:
-            for column in plain.values():
-                column[index] = column[index].contiguous()
+            if tensor.stride() != order.stride():
+                column[index] = torch.empty_strided(order.shape, order.stride(), dtype=tensor.dtype).copy_(tensor)
     return plain
 
 
 def _call(
-    rule: Rule, tensors: Mapping[str, list[Tensor]], scalars: Mapping[str, float | list[Tensor]], maximize: bool
+    rule: Rule,
+    tensors: Mapping[str, list[Tensor]],
+    scalars: Mapping[str, float | list[Tensor]],
+    maximize: bool,
+    rounding: Rounding,
 ) -> dict[str, list[Tensor]]:
     """Runs the compiled function on every element, in as many threads as torch itself would use."""
     params = tensors["param"]
     library = _library()
     assert not isinstance(library, str), "the optimizer asks `unavailable` first"
-    function = getattr(library, symbol(rule.name, CTYPES[params[0].dtype]))
+    dtype = width(params[0].dtype)
+    names = [*rule.elements, COMPENSATION] if COMPENSATION in tensors else rule.elements
+    columns = [_readable(tensors[name], dtype) for name in names]
     pointers = array("Q")
-    for name in rule.elements:
-        pointers.extend(map(Tensor.data_ptr, tensors[name]))
+    for tensors_of_one in columns:
+        pointers.extend(map(Tensor.data_ptr, tensors_of_one))
+    storage: tuple[Any, ...] = ()
+    if any(column[0].dtype is not dtype for column in columns):
+        types = array("q", (STORED[column[0].dtype] for column in columns))
+        lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
+        firsts = array("q", rounding.firsts)
+        storage = (
+            *(_address(types), _address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
+            *(ctypes.c_int64(int(rounding.steps[0])), _address(firsts)),
+        )
+    function = getattr(library, symbol(rule.name, CTYPES[dtype] + ("_mixed" if storage else "")))
     full = {"decay": 1.0, **scalars, "direction": -1.0 if maximize else 1.0}
     given = [full[name] for name in (*rule.keywords, "decay", "direction")]
     each = any(isinstance(value, list) for value in given)
-    columns = [
-        [float(v) for v in value] if isinstance(value, list) else [float(value)] * len(params) for value in given
-    ]
-    numbers = array("d", itertools.chain.from_iterable(zip(*columns, strict=True)) if each else given)
+    rows = [[float(v) for v in value] if isinstance(value, list) else [float(value)] * len(params) for value in given]
+    numbers = array("d", itertools.chain.from_iterable(zip(*rows, strict=True)) if each else given)
     statistics = len(rule.statistics)
 
     def work(spans: array[int]) -> array[float]:
@@ -140,6 +173,7 @@ def _call(
             _address(numbers),
             ctypes.c_int64(len(given) if each else 0),
             _address(sums),
+            *storage,
         )
         return sums
 
@@ -155,6 +189,12 @@ def _call(
         name: [torch.tensor(value, dtype=torch.float64) for value in column]
         for name, column in zip(rule.statistics, totals, strict=True)
     }
+
+
+def _readable(column: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Returns the tensors in a dtype that the compiled code knows; only inputs can have another."""
+    known = column[0].dtype is dtype or (dtype is torch.float32 and column[0].dtype in STORED)
+    return column if known else [tensor.to(dtype) for tensor in column]
 
 
 def _address(values: array[Any]) -> ctypes.c_void_p:
@@ -200,14 +240,3 @@ def _threads() -> ThreadPoolExecutor:
 if hasattr(os, "register_at_fork"):
     # A forked child has the pool but not its threads.
     os.register_at_fork(after_in_child=_threads.cache_clear)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory without gaps, in whatever order."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Accepts", "Interval", "LearningRate", "OneOf", "OrNone", "Pair", "Switch"]
+__all__ = ["Accepts", "Interval", "LearningRate", "OneOf", "OrNone", "Pair", "Switch", "SwitchOr"]
 
 
 class Accepts(Protocol):
@@ -131,18 +131,18 @@ class OrNone:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few words."""
+    """One of a few words, or of a few other values of one type."""
 
-    words: tuple[str, ...]
+    values: tuple[object, ...]
 
     def __str__(self) -> str:
-        return " or ".join(map(repr, self.words))
+        return " or ".join(map(repr, self.values))
 
     def check(self, name: str, value: object) -> None:
-        """Checks that `value` is one of the words."""
-        if not isinstance(value, str):
+        """Checks that `value` is one of the values."""
+        if not isinstance(value, type(self.values[0])):
             raise TypeError(_refusal(name, value, self))
-        if value not in self.words:
+        if value not in self.values:
             raise ValueError(_refusal(name, value, self))
 
 
@@ -159,3 +159,21 @@ class Switch:
         """Checks that `value` is a switch position."""
         if not (isinstance(value, bool) or (self.optional and value is None)):
             raise TypeError(_refusal(name, value, self))
+
+
+@dataclass(frozen=True)
+class SwitchOr:
+    """True or False, or something else that is accepted."""
+
+    accepted: Accepts
+
+    def __str__(self) -> str:
+        return f"{Switch()}, or {self.accepted}"
+
+    def check(self, name: str, value: object) -> None:
+        """Checks that `value` is a switch position, or else accepted."""
+        if isinstance(value, bool):
+            return
+        if not isinstance(value, Real):
+            raise TypeError(_refusal(name, value, self))
+        self.accepted.check(name, value)

@@ -20,14 +20,19 @@ from torch.optim.optimizer import ParamsT
 from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
+from .bucket import Item, run
 from .checkpoint import loading, refuse_foreign
-from .hyperparameters import Accepts, Interval, LearningRate, Switch
+from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 from .operations import Scalar
+from .rounding import LOW_PRECISION
 from .rule import Rule
+from .storage import COMPENSATION, layout, local, real, width
 
 __all__ = ["RuleOptimizer"]
 
-FLAGS: dict[str, tuple[Accepts, bool | None]] = {
+FLAGS: dict[str, tuple[Accepts, Any]] = {
+    "rounding": (OneOf(("stochastic", "kahan", "nearest")), "stochastic"),
+    "state_dtype": (OrNone(OneOf((torch.bfloat16,))), None),
     "maximize": (Switch(), False),
     "foreach": (Switch(optional=True), None),
     "fused": (Switch(optional=True), None),
@@ -35,6 +40,23 @@ FLAGS: dict[str, tuple[Accepts, bool | None]] = {
     "differentiable": (Switch(), False),
 }
 """The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
+
+CYCLED = "momentum"
+"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`. They ask the
+defaults whether there is one; the groups are without it until then."""
+
+TORCHS = {
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_inf",
+    "square_avg",
+    "grad_avg",
+    "momentum_buffer",
+    "prev",
+    "sum",
+}
+"""What torch's own optimizers call their state."""
 
 BOOKKEEPING = frozenset(
     (
@@ -55,8 +77,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups.
-        arguments: The constructor's arguments by name, every hyperparameter and flag among them; a subclass's
-            constructor hands over its `locals()`.
+        arguments: The constructor's arguments by name, every hyperparameter among them, and what flags it offers; a
+            subclass's constructor hands over its `locals()`.
 
     Raises:
         TypeError: If a hyperparameter or flag has the wrong type, or a group has a key that nothing knows.
@@ -70,7 +92,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     _shared: ClassVar[Mapping[str, Accepts]] = {"lr": LearningRate(), "weight_decay": Interval()}
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
-        defaults = {name: arguments[name] for name in (*self._shared, *self.accepts, *FLAGS)}
+        defaults = {name: arguments[name] for name in (*self._shared, *self.accepts)}
+        defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
+        if "beta" in defaults:
+            defaults.setdefault(CYCLED, None)
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -132,6 +157,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                     )
             self._check({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
+        self._without_cycled(self.param_groups[-1])
+
+    def _without_cycled(self, group: dict[str, Any]) -> None:
+        """Takes away the entry for a cycled momentum where there is no value in it, which others would read as one."""
+        if group.get(CYCLED, 0.0) is None:
+            del group[CYCLED]
 
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
@@ -139,13 +170,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         name = type(self).__name__
         for key, accepts in (*self._shared.items(), *self.accepts.items()):
             accepts.check(f"{name}'s {key}{where}", group[key])
-        for key, (switch, _) in FLAGS.items():
-            switch.check(f"{name}'s {key}{where}", group[key])
+        for key, (accepts, _) in FLAGS.items():
+            accepts.check(f"{name}'s {key}{where}", group[key])
+        if (cycled := _cycled(group)) is not None:
+            self.accepts["beta"].check(f"{name}'s {CYCLED}{where}", cycled)
         if group["foreach"] and group["fused"]:
             raise RuntimeError(f"{name}{where}: foreach=True and fused=True exclude each other; set one of them")
         for way in ("foreach", "fused"):
             if group[way] and group["differentiable"]:
                 raise RuntimeError(f"{name}{where}: {way}=True is not differentiable; leave {way}=None")
+        if group["state_dtype"] is not None and group["differentiable"]:
+            raise RuntimeError(f"{name}{where}: rounded state is not differentiable; leave state_dtype=None")
         if group["fused"] and (reason := fused_way.unavailable(self.rule_for(group))):
             raise RuntimeError(f"{name}{where}: fused=True cannot be had, {reason}; leave fused=None")
 
@@ -156,9 +191,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         for name, (_, default) in FLAGS.items():
             self.defaults.setdefault(name, default)
+        if "beta" in self.defaults:
+            self.defaults.setdefault(CYCLED, None)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+            self._without_cycled(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned.
@@ -181,7 +219,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._check(group, index)
             # torch itself refuses other numbers of groups or parameters, after this.
             params = self.param_groups[index]["params"] if index < len(self.param_groups) else []
-            refuse_foreign(type(self).__name__, self.rule_for(group), saved["params"], params, state_dict["state"])
+            rule = self.rule_for(group)
+            refuse_foreign(type(self).__name__, rule, saved["params"], params, state_dict["state"], _kept_by_others())
 
     # ---------------------------------------------------------------- the step
 
@@ -210,10 +249,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 loss = closure()
         # Everything that can be refused is refused before the first parameter moves.
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
-        for group, params in work:
+        for group, ready in work:
             self.prepare(group)
             with torch.set_grad_enabled(group["differentiable"]):
-                self._step_group(group, params)
+                self._step_group(group, ready)
         return loss
 
     def _ready(self, index: int, group: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
@@ -229,15 +268,20 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"{type(self).__name__} needs dense gradients, but {_name(group, index, position)} has a sparse "
                     "one: build the layer with sparse=False, or give that parameter to torch.optim.SparseAdam"
                 )
-            if param.is_conj() or param.is_neg():
+            if not torch.compiler.is_compiling() and (param.is_conj() or param.is_neg()):
                 raise RuntimeError(
                     f"{type(self).__name__} cannot write to {_name(group, index, position)}, which is a lazily "
                     "conjugated or negated view: make it a tensor of its own with resolve_conj() or resolve_neg()"
                 )
+            if group["state_dtype"] is not None and param.is_complex():
+                raise RuntimeError(
+                    f"{type(self).__name__}: state_dtype={group['state_dtype']} has no complex form, which "
+                    f"{_name(group, index, position)} needs: give complex parameters a group with state_dtype=None"
+                )
+            inputs = self.inputs(group, param, functools.partial(_name, group, index, position))
             # By identity: a parameter that stands in the group twice is stepped once.
-            ready[id(param)] = (param, self.inputs(group, param, functools.partial(_name, group, index, position)))
-        params = [param for param, _ in ready.values()]
-        if group["fused"] and not self._compiled_serves(group, params):
+            ready[id(param)] = (param, inputs)
+        if group["fused"] and not self._compiled_serves(group, [param for param, _ in ready.values()]):
             raise RuntimeError(
                 f"{type(self).__name__}: fused=True serves plain tensors on a CPU, without capturable and outside "
                 f"torch.compile, which parameter group {index} is not; leave fused=None"
@@ -248,7 +292,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Whether the compiled code can step these parameters."""
         return (
             not (group["differentiable"] or group["capturable"] or torch.compiler.is_compiling())
-            and all(type(param) in (Tensor, Parameter) and param.device.type == "cpu" for param in params)
+            and all(_is_plain(param) and param.device.type == "cpu" for param in params)
             and not fused_way.unavailable(self.rule_for(group))
         )
 
@@ -259,66 +303,64 @@ class RuleOptimizer(torch.optim.Optimizer):
         state["step"] = torch.zeros((), dtype=torch.float32, device="cpu" if host else param.device)
         dtype = torch.promote_types(param.dtype, torch.float32)
         for name in rule.state:
-            state[name] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
-            _real(state[name]).fill_(start.get(name, 0.0))
+            state[name] = torch.zeros_like(param, dtype=group["state_dtype"] or dtype, requires_grad=False)
+            real(local(state[name], param)).fill_(start.get(name, 0.0))
         for name in (*rule.statistics, *rule.memory):
-            state[name] = torch.full((), start.get(name, 0.0), dtype=dtype.to_real(), device=param.device)
+            state[name] = torch.full((), start.get(name, 0.0), dtype=width(param.dtype), device=param.device)
+
+    def _init_group(self, group: Mapping[str, Any]) -> None:
+        """Creates what state is missing in a group.
+
+        A method of this name torch's compiler does not trace but calls, so that the first step has the same graph as
+        all later ones.
+        """
+        for param in group["params"]:
+            if param.grad is not None:
+                self._begin(group, param, self.state[param])
+
+    def _begin(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
+        """Creates what a parameter's state misses before a step.
+
+        Raises:
+            RuntimeError: If it is the state of other settings.
+        """
+        rule = self.rule_for(group)
+        if not state:
+            self._initialize(group, param, state)
+        elif not state.keys() >= set(rule.state):
+            raise RuntimeError(
+                f"{type(self).__name__} keeps {sorted(rule.state)} with these settings, but a parameter has "
+                f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
+            )
+        if param.dtype in LOW_PRECISION:
+            _compensate(group["rounding"] == "kahan", param, state)
 
     def _step_group(self, group: Mapping[str, Any], ready: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
         """Counts the step and runs the rule, bucket by bucket."""
         if not ready:
             return
+        if torch.compiler.is_compiling():
+            self._init_group(group)
         # A parameter's hash is computed in Python: its state is looked up once.
-        items = [(param, self.state[param], inputs) for param, inputs in ready]
-        kept = frozenset(self.rule_for(group).state)
-        for param, state, _ in items:
-            if not state:
-                self._initialize(group, param, state)
-            elif not kept <= state.keys():
-                raise RuntimeError(
-                    f"{type(self).__name__} keeps {sorted(kept)} with these settings, but a parameter has "
-                    f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
-                )
+        items = [Item(param, self.state[param], inputs) for param, inputs in ready]
+        rule = self.rule_for(group)
+        if not torch.compiler.is_compiling():
+            for param, state, _ in items:
+                self._begin(group, param, state)
         # A number in the graph would mean a new graph every step.
         on_device = group["capturable"] or torch.compiler.is_compiling()
-        torch._foreach_add_([state["step"] for _, state, _ in items], 1.0)
-        buckets: dict[tuple[object, ...], list[_Item]] = defaultdict(list)
+        torch._foreach_add_([item.state["step"] for item in items], 1.0)
+        buckets: dict[tuple[object, ...], list[Item]] = defaultdict(list)
         for item in items:
             param, state, inputs = item
+            assert param.grad is not None
+            dtypes = param.dtype, param.grad.dtype, state[rule.state[0]].dtype if rule.state else None
             count = None if on_device else state["step"].item()
-            buckets[param.device, param.dtype, tuple(inputs), count].append(item)
-        for (*_, count), bucket in buckets.items():
-            self._step_bucket(group, bucket, cast("float | None", count))
-
-    def _step_bucket(self, group: Mapping[str, Any], bucket: list[_Item], count: float | None) -> None:
-        """Runs the rule on parameters that share device, dtype and, unless it is on the device, step."""
-        rule = self.rule_for(group)
-        params, states = [param for param, _, _ in bucket], [state for _, state, _ in bucket]
-        stored: dict[str, list[Any]] = {"param": params, "grad": [param.grad for param in params]}
-        stored |= {name: [state[name] for state in states] for name in rule.state}
-        stored |= {name: [inputs[name] for _, _, inputs in bucket] for name in rule.taken}
-        if params[0].is_complex():
-            stored = {name: [_real(tensor) for tensor in column] for name, column in stored.items()}
-        dtype = torch.promote_types(params[0].dtype, torch.float32).to_real()
-        tensors = {
-            name: [tensor if tensor.dtype is dtype else tensor.to(dtype) for tensor in column]
-            for name, column in stored.items()
-        }
-        if group["differentiable"]:
-            # Autograd keeps what the rule was given, which the new values are then written over.
-            tensors["param"] = [tensor.clone() for tensor in tensors["param"]]
-        way = self._way(group, params)
-        sums = way.run(rule, tensors, self._scalars(rule, group, states, count), group["maximize"])
-        if group["differentiable"]:
-            _attach(rule, states, stored["param"], tensors, sums)
-            return
-        for name, column in sums.items():
-            for state, value in zip(states, column, strict=True):
-                state[name].copy_(value)
-        for name in ("param", *rule.state):
-            moved = [(old, new) for old, new in zip(stored[name], tensors[name], strict=True) if new is not old]
-            if moved:
-                torch._foreach_copy_([old for old, _ in moved], [new for _, new in moved])
+            buckets[(count, param.device, dtypes, layout(param), tuple(inputs))].append(item)
+        for alike, bucket in buckets.items():
+            count = cast("float | None", alike[0])
+            scalars = self._scalars(rule, group, [item.state for item in bucket], count)
+            run(rule, self._way(group, [item.param for item in bucket]), bucket, scalars, group, count)
 
     def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
         """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""
@@ -338,6 +380,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             on_host = count is not None and not group["differentiable"]
             lr = lr.item() if on_host else _precise(lr.reshape(()))
         settings = {**group, "lr": lr}
+        if (cycled := _cycled(group)) is not None:
+            settings["beta"] = cycled
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
@@ -361,8 +405,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         return scalars
 
 
-_Item = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
-"""A parameter, its state, and the further inputs of its step."""
+def _kept_by_others() -> set[str]:
+    """The names under which the optimizers here and torch's keep state."""
+    kinds = [RuleOptimizer]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {name for kind in kinds if hasattr(kind, "rule") for name in kind.rule.state} | TORCHS
 
 
 def _name(group: Mapping[str, Any], index: int, position: int) -> str:
@@ -371,26 +419,23 @@ def _name(group: Mapping[str, Any], index: int, position: int) -> str:
     return f"parameter {named} of group {index}"
 
 
-def _real(tensor: Tensor) -> Tensor:
-    """A complex tensor as pairs of real ones: the two parts are two weights, each with its own noise."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+def _cycled(group: Mapping[str, Any]) -> Any:
+    """What takes the place of `beta` in a group; None where nothing does, also where the entry is a switch."""
+    value = group.get(CYCLED) if "beta" in group else None
+    return None if isinstance(value, bool) else value
 
 
-def _attach(
-    rule: Rule,
-    states: list[dict[str, Tensor]],
-    params: list[Tensor],
-    tensors: Mapping[str, list[Tensor]],
-    sums: Mapping[str, list[Tensor]],
-) -> None:
-    """Stores results so that autograd can go back through them: the parameter in place, all else as new tensors."""
-    for index, (state, param) in enumerate(zip(states, params, strict=True)):
-        param.copy_(tensors["param"][index])
-        for name in rule.state:
-            new = tensors[name][index]
-            state[name] = torch.view_as_complex(new) if state[name].is_complex() else new
-        for name in rule.statistics:
-            state[name] = sums[name][index].to(state[name].dtype)
+def _is_plain(param: Tensor) -> bool:
+    """Whether a parameter, or its part here, is a tensor with memory of its own and nothing around it."""
+    return type(local(param, param)) in (Tensor, Parameter)
+
+
+def _compensate(wanted: bool, param: Tensor, state: dict[str, Tensor]) -> None:
+    """Gives a parameter of low precision a tensor for what its dtype cannot hold, or takes it away."""
+    if wanted and COMPENSATION not in state:
+        state[COMPENSATION] = torch.zeros_like(param, requires_grad=False)
+    elif not wanted:
+        state.pop(COMPENSATION, None)
 
 
 def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float | list[Tensor]:

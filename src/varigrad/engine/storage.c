@@ -1,0 +1,131 @@
+/* What all rules share: reading and writing arrays of 16 bits.
+
+   Such arrays are widened to float32 and narrowed again block by block, in the nearest cache. The integer arithmetic is
+   that of rounding.py, bit for bit. */
+
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define LEVELS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LEVELS
+#endif
+
+#define BLOCK 256
+#define ARRAYS 16
+
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+
+typedef void run_function(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
+        double *sums);
+
+typedef union { float number; uint32_t bits; } word;
+
+static inline uint32_t mix(uint32_t x) {
+    x = (x ^ (x >> 16)) * 0x7FEB352Du;
+    x = (x ^ (x >> 15)) * 0x846CA68Bu;
+    return x ^ (x >> 16);
+}
+
+LEVELS
+static void widen_bfloat16(const uint16_t *restrict from, float *restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const word w = {.bits = (uint32_t)from[i] << 16};
+        to[i] = w.number;
+    }
+}
+
+LEVELS
+static void widen_float16(const uint16_t *restrict from, float *restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const uint32_t sign = (uint32_t)(from[i] & 0x8000) << 16, size = from[i] & 0x7FFF;
+        const word small = {.number = (float)(int32_t)size * 0x1p-24f};  /* below 2^-14 */
+        const uint32_t large = (size << 13) + (size < 0x7C00 ? 112u << 23 : 224u << 23);
+        const word w = {.bits = sign | (size < 0x400 ? small.bits : large)};
+        to[i] = w.number;
+    }
+}
+
+/* To the nearest where `random` is 0; else up or down by 16 random bits for each element, numbered from `first`. */
+LEVELS
+static void narrow_bfloat16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
+        uint32_t key, uint32_t first) {
+    for (int64_t i = 0; i < count; i++) {
+        const word w = {.number = from[i]};
+        const uint32_t size = w.bits & 0x7FFFFFFF;
+        const uint32_t up = random ? mix((first + (uint32_t)i) ^ key) >> 16 : 0x7FFF + ((w.bits >> 16) & 1);
+        const uint32_t kept = w.bits | (size > 0x7F800000 ? 0x400000 : 0);  /* a NaN stays one */
+        to[i] = (size < 0x7F800000 ? w.bits + up : kept) >> 16;
+    }
+}
+
+LEVELS
+static void narrow_float16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
+        uint32_t key, uint32_t first) {
+    for (int64_t i = 0; i < count; i++) {
+        const word w = {.number = from[i]};
+        const uint32_t sign = (w.bits >> 16) & 0x8000;
+        const word size = {.bits = w.bits & 0x7FFFFFFF};
+        const int small = size.number < 0x1p-14f;
+        uint32_t half;
+        if (random) {
+            const word shifted = {.number = size.number + (small ? 0x1p-14f : 0.0f)};
+            const uint32_t up = shifted.bits + (mix((first + (uint32_t)i) ^ key) >> 19);
+            half = (up >> 13) - (small ? 113 << 10 : 112 << 10);
+        } else {
+            const word shifted = {.number = size.number + 0.5f};  /* rounds to a multiple of 2^-24 */
+            const uint32_t up = size.bits + 0xFFF + ((size.bits >> 13) & 1);
+            half = small ? shifted.bits - 0x3F000000 : (up >> 13) - (112 << 10);
+        }
+        half = half > 0x7C00 || size.bits >= 0x47800000 ? 0x7C00 : half;
+        to[i] = sign | (size.bits > 0x7F800000 ? 0x7E00 : half);
+    }
+}
+
+static void widen(int type, const void *from, int64_t start, float *to, int64_t count) {
+    (type == BFLOAT16 ? widen_bfloat16 : widen_float16)((const uint16_t *)from + start, to, count);
+}
+
+static void narrow(int type, const float *from, void *to, int64_t start, int64_t count, int random, uint32_t key,
+        int64_t first) {
+    (type == BFLOAT16 ? narrow_bfloat16 : narrow_float16)(
+            from, (uint16_t *)to + start, count, random, key, (uint32_t)(first + start));
+}
+
+/* Runs a rule on arrays of which some have 16 bits. `types` and `lanes` have one entry per array; those with a lane
+   are rounded stochastically. The first `written` arrays but the second, the gradient, get new values. Where
+   `compensated`, one more array holds what the parameter's own cannot. */
+static void run_mixed(run_function *run, int arrays, int written, int64_t spans, const int64_t *span, int64_t tensors,
+        void *const *pointers, const double *numbers, int64_t stride, double *sums, int statistics,
+        const int64_t *types, const int64_t *lanes, int compensated, int64_t step, const int64_t *firsts) {
+    _Alignas(64) float blocks[ARRAYS][BLOCK];
+    _Alignas(64) float rest[BLOCK];
+    for (int64_t k = 0; k < spans; k++, span += 3, sums += statistics) {
+        void *const *const tensor = pointers + span[0];
+        void *const remainder = compensated ? tensor[arrays * tensors] : 0;
+        for (int64_t start = span[1]; start < span[2]; start += BLOCK) {
+            const int64_t count = span[2] - start < BLOCK ? span[2] - start : BLOCK;
+            void *here[ARRAYS];
+            for (int a = 0; a < arrays; a++) {
+                here[a] = types[a] == FLOAT32 ? (float *)tensor[a * tensors] + start : blocks[a];
+                if (types[a] != FLOAT32) widen(types[a], tensor[a * tensors], start, blocks[a], count);
+            }
+            if (compensated) {
+                widen(types[0], remainder, start, rest, count);
+                for (int64_t i = 0; i < count; i++) blocks[0][i] += rest[i];
+            }
+            run(0, count, here, 1, numbers + span[0] * stride, sums);
+            for (int a = 0; a < written; a++) {
+                if (a == 1 || types[a] == FLOAT32) continue;
+                narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a] >= 0,
+                        mix(mix((uint32_t)step) + (uint32_t)lanes[a]), firsts[span[0]]);
+            }
+            if (compensated) {
+                widen(types[0], tensor[0], start, rest, count);
+                for (int64_t i = 0; i < count; i++) rest[i] = blocks[0][i] - rest[i];
+                narrow(types[0], rest, remainder, start, count, 0, 0, 0);
+            }
+        }
+    }
+}
