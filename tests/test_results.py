@@ -54,3 +54,24 @@ def test_the_table_of_svgd_is_that_of_its_runs():
     summary = json.loads((TABLE_1 / "summary.json").read_text("utf-8"))
     assert summary["settings"]["seeds"] == list(range(10))
     assert summary["optimizers"]["svgd"]["final"]["mean"] == pytest.approx(tensors["svgd"].mean(0)[0].item(), abs=1e-4)
+
+
+def test_the_table_of_low_precision_is_that_of_its_runs():
+    """The rows stand in the order of the arms of float32, state, stochastic, kahan, nearest, both, and torch's two."""
+    arms = (
+        *("VSGD, float32", "VSGD, bfloat16 state", "VSGD, bfloat16 weights, stochastic"),
+        *("VSGD, bfloat16 weights, kahan", "VSGD, bfloat16 weights, nearest"),
+        *("VSGD, bfloat16 weights, stochastic, bfloat16 state", "AdamW, float32", "AdamW, bfloat16 weights"),
+    )
+    page = (ROOT / "docs" / "mixed-precision.md").read_text("utf-8")
+    _, _, *rows = (line for line in page.split("Training loss, mean of the")[1].splitlines() if line.startswith("|"))
+    losses = []
+    for task in ("digits", "mnist-mlp"):
+        runs = json.loads((ROOT / "results" / "low-precision" / f"{task}.json").read_text("utf-8"))["runs"]
+        losses.append({arm: torch.tensor([run["arms"][arm]["train_loss"] for run in runs]) for arm in arms})
+    for arm, row in zip(arms, rows[: len(arms)], strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:] == [f"{task[arm].mean():.4f} ± {task[arm].std():.4f}" for task in losses]
+    for rounding in ("stochastic", "kahan"):
+        gap = losses[1][f"VSGD, bfloat16 weights, {rounding}"] - losses[1]["VSGD, float32"]
+        assert f"({gap.mean():.4f} ± {gap.std():.4f}" in " ".join(page.split())

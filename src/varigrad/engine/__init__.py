@@ -4,4 +4,6 @@ Read in this order, each file needing only the ones before it: `trace`, `rule` a
 `loop`, `plan` and `foreach` (how it is run on tensors), `rounding` and `storage` (how tensors are kept), `c` and
 `fused` (how it is compiled), `bucket` (one step of several parameters), `hyperparameters`, `checkpoint`,
 `batch_variance` and `optimizer` (what surrounds it). Nothing here knows a particular optimizer.
+
+What looks into a model's layers stands beside that: `calls`, `parametrised`, `interception`, `taps`.
 """
