@@ -423,6 +423,37 @@ def test_a_grad_scaler_changes_nothing():
         assert torch.allclose(p, trail[name][-1], rtol=1e-12)
 
 
+def test_a_step_that_the_scaler_skips_changes_nothing():
+    """Not r either, which has moved in the backward pass by then; two backward passes to a step."""
+    (poisoned, targets), *batches = data(9, 6, (5,), (3,))
+    model, twin = matrices(), matrices()
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1000)
+    optimizer = varigrad.SVGD(model, lr=0.02, grad_scaler=scaler)
+    plain = varigrad.SVGD(twin, lr=0.02)
+    for number, pair in enumerate(zip(batches[::2], batches[1::2], strict=True)):
+        if number == 2:
+            before = copy.deepcopy((optimizer.state_dict(), model.state_dict()))
+            optimizer.zero_grad()
+            scaler.scale(half_square(model(poisoned), targets)).backward()
+            model[0].weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+            after = optimizer.state_dict(), model.state_dict()
+            flat, same = (torch.utils._pytree.tree_leaves(each) for each in (before, after))
+            for one, other in zip(flat, same, strict=True):
+                assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        optimizer.zero_grad()
+        plain.zero_grad()
+        for inputs, goals in pair:
+            scaler.scale(half_square(model(inputs), goals)).backward()
+            half_square(twin(inputs), goals).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        plain.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-12, atol=0)
+
+
 def test_bfloat16_keeps_r_in_float32():
     torch.manual_seed(0)
     model = nn.Linear(5, 3)

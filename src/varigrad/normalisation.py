@@ -31,6 +31,7 @@ class VirtualGradients:
     Attributes:
         squares: r, the running mean square of the gradient by a layer's output: for each site the tensors of its
             calls by their number in the forward pass.
+        provisional: Whether what a backward pass makes of r counts only after `commit()`.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class VirtualGradients:
         grad_scaler: Scaler | None,
     ) -> None:
         self.squares: dict[str, dict[int, Tensor]] = {}
+        self.provisional = False
+        self._pending: dict[str, dict[int, Tensor]] = {}
         self._settings = settings
         self._per = per
         self._loss_reduction = loss_reduction
@@ -100,9 +103,11 @@ class VirtualGradients:
         return room.as_strided(grad.shape, grad.stride())
 
     def _kept(self, call: Call, like: Tensor) -> Tensor:
-        """The r of one call; zero at first."""
-        calls = self.squares.setdefault(call.site, {})
+        """The r of one call, to be written over; zero at first."""
+        calls = (self._pending if self.provisional else self.squares).setdefault(call.site, {})
         r = calls.get(call.number)
+        if r is None and self.provisional and (known := self.squares.get(call.site, {}).get(call.number)) is not None:
+            r = calls[call.number] = known.clone()
         if r is None:
             r = calls[call.number] = torch.zeros_like(like)
         elif r.shape != like.shape:
@@ -127,6 +132,16 @@ class VirtualGradients:
         """Takes it off the model, whose gradients are true again. A second call does nothing."""
         self._taps.remove()
 
+    def commit(self) -> None:
+        """Has what backward passes have made of r since the last time count."""
+        for site, calls in self._pending.items():
+            self.squares.setdefault(site, {}).update(calls)
+        self._pending = {}
+
+    def discard(self) -> None:
+        """Takes back what backward passes have made of r since the last `commit()`, where it is provisional."""
+        self._pending = {}
+
     def state_dict(self) -> dict[str, Any]:
         """Returns r, by site and number of the call."""
         return {"squares": {site: dict(calls) for site, calls in self.squares.items()}}
@@ -141,6 +156,7 @@ class VirtualGradients:
             ValueError: If it is no such state, or another model's.
         """
         self.check_state_dict(state_dict)
+        self._pending = {}
         self.squares = {
             site: {number: r.detach().clone() for number, r in calls.items()}
             for site, calls in state_dict["squares"].items()

@@ -210,6 +210,9 @@ class SVGD(RuleOptimizer):
             return defaults if itself is None else itself._settings(site)
 
         self.virtual_gradients = VirtualGradients(model, settings, biases, per, loss_reduction, grad_scaler)
+        # A step that the scaler skips must not have changed r.
+        self.virtual_gradients.provisional = grad_scaler is not None
+        self.register_step_post_hook(_commit)
         weakref.finalize(self, self.virtual_gradients.remove).atexit = False
 
     @classmethod
@@ -277,6 +280,15 @@ class SVGD(RuleOptimizer):
         for param in self.param_groups[-1]["params"]:
             self._group_of.update(dict.fromkeys(self._paths.get(id(param), ()), len(self.param_groups) - 1))
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Resets the gradients; with a `grad_scaler` also r, to what it was after the last step.
+
+        Args:
+            set_to_none: Whether to remove the gradients rather than to make them zero.
+        """
+        super().zero_grad(set_to_none)
+        self.virtual_gradients.discard()
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, r under `"virtual_gradients"`."""
         return {**super().state_dict(), "virtual_gradients": self.virtual_gradients.state_dict()}
@@ -297,3 +309,9 @@ class SVGD(RuleOptimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Refuses to be copied: a copy would have no model."""
         raise TypeError("an SVGD cannot be pickled or copied, because it is tied to its model: save its state_dict()")
+
+
+def _commit(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Has r count after a step."""
+    if isinstance(optimizer, SVGD):
+        optimizer.virtual_gradients.commit()
