@@ -57,8 +57,10 @@ def _library() -> ctypes.CDLL | str:
         return f"the compiled kernels cannot be loaded: {error}"
 
 
-def takes(stored: Mapping[str, list[Tensor]], written: Sequence[str]) -> bool:
+def takes(stored: Mapping[str, list[Tensor]], written: Sequence[str], rounding: Rounding) -> bool:
     """Returns whether the compiled code can write the results of a bucket straight into the stored tensors."""
+    if any(isinstance(place, Tensor) for place in rounding.places):
+        return False
     dtypes = {stored[name][0].dtype for name in written}
     return dtypes <= STORED.keys() or dtypes == {torch.float64}
 
@@ -149,7 +151,7 @@ def _call(
     if any(column[0].dtype is not dtype for column in columns):
         types = array("q", (STORED[column[0].dtype] for column in columns))
         lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
-        firsts = array("q", rounding.firsts)
+        firsts = array("q", map(int, rounding.places))
         storage = (
             *(_address(types), _address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
             *(ctypes.c_int64(int(rounding.steps[0])), _address(firsts)),
