@@ -21,7 +21,7 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from .bucket import Item, run
-from .checkpoint import loading, refuse_foreign
+from .checkpoint import loading, only_wants_state, refuse_foreign
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 from .operations import Scalar
 from .rounding import LOW_PRECISION
@@ -247,6 +247,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not torch.compiler.is_compiling() and only_wants_state(self):
+            self._initialize_all()
+            return loss
         # Everything that can be refused is refused before the first parameter moves.
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, ready in work:
@@ -295,6 +298,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             and all(_is_plain(param) and param.device.type == "cpu" for param in params)
             and not fused_way.unavailable(self.rule_for(group))
         )
+
+    def _initialize_all(self) -> None:
+        """Creates the state of every parameter as it is before its first gradient."""
+        for index, group in enumerate(self.param_groups):
+            self._check(group, index)
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._initialize(group, param, self.state[param])
+                    if param.dtype in LOW_PRECISION:
+                        _compensate(group["rounding"] == "kahan", param, self.state[param])
 
     def _initialize(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
         """Creates the state of a parameter at its first gradient."""
