@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict import _init_optim_state
 
+import varigrad
+
 from .toy_rules import Learned, Momentum, Normalized, Remembering
 
 
@@ -346,3 +348,25 @@ def test_a_second_step_without_gradients_or_rates_counts():
             param.grad = torch.zeros(3)
         optimizer.step()
         assert optimizer.state[params[0]]["step"] == expected
+
+
+def test_a_pair_that_was_saved_as_a_list_is_a_pair_again():
+    optimizer = varigrad.VSGD(parameters(), kappas=(0.7, 0.8))
+    saved = snapshot(optimizer)
+    saved["param_groups"][0]["kappas"] = [0.7, 0.8]
+    fresh = varigrad.VSGD(parameters())
+    fresh.load_state_dict(saved)
+    assert fresh.param_groups[0]["kappas"] == (0.7, 0.8)
+
+
+def test_settings_are_saved_as_what_every_kind_of_checkpoint_can_hold():
+    """Numbers, strings, None and pairs of them: torch's gathering of state dicts over ranks refuses a dtype."""
+    optimizer = varigrad.VSGD(parameters(), state_dtype=torch.bfloat16)
+    (saved,) = snapshot(optimizer)["param_groups"]
+    assert all(isinstance(value, (int, float, str, tuple, list, type(None))) for value in saved.values())
+    fresh = varigrad.VSGD(parameters())
+    fresh.load_state_dict({"state": {}, "param_groups": [saved]})
+    assert fresh.param_groups[0]["state_dtype"] is torch.bfloat16
+    for wrong in ("torch.float64", "torch.nothing"):
+        with pytest.raises((TypeError, ValueError), match="state_dtype"):
+            fresh.load_state_dict({"state": {}, "param_groups": [saved | {"state_dtype": wrong}]})

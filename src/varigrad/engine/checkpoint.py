@@ -1,4 +1,4 @@
-"""Loading a state dict without changing what was saved, and making a place for one."""
+"""Saving and loading a state dict so that what comes back is what was there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,43 @@ from torch import Tensor
 from .rule import Rule
 from .storage import is_sharded
 
-__all__ = ["loading", "only_wants_state", "refuse_foreign"]
+__all__ = ["loading", "only_wants_state", "read_setting", "refuse_foreign", "saving"]
+
+
+@contextmanager
+def saving(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Has dtypes among the hyperparameters saved by name, while it is open.
+
+    Torch's gathering of whole state dicts from several ranks takes no others.
+
+    Args:
+        optimizer: The optimizer whose `state_dict` is being called.
+    """
+
+    def name_dtypes(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        for group in state_dict["param_groups"]:
+            group.update({name: str(value) for name, value in group.items() if isinstance(value, torch.dtype)})
+
+    # First, so that the user's hooks see what is saved.
+    handle = optimizer.register_state_dict_post_hook(name_dtypes, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_setting(saved: object, default: object) -> object:
+    """Returns a hyperparameter as it was before it was saved.
+
+    Args:
+        saved: What was saved.
+        default: The optimizer's own; where it is a tuple, a list is taken for one, since some formats know no tuples.
+    """
+    if isinstance(saved, list) and isinstance(default, tuple):
+        return tuple(saved)
+    if isinstance(saved, str) and saved.startswith("torch."):
+        return getattr(torch, saved.removeprefix("torch."), saved)
+    return saved
 
 
 def only_wants_state(optimizer: torch.optim.Optimizer) -> bool:

@@ -21,7 +21,7 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from .bucket import Item, run
-from .checkpoint import loading, only_wants_state, refuse_foreign
+from .checkpoint import loading, only_wants_state, read_setting, refuse_foreign, saving
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 from .operations import Scalar
 from .rounding import LOW_PRECISION
@@ -195,8 +195,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.defaults.setdefault(CYCLED, None)
         for group in self.param_groups:
             for name, default in self.defaults.items():
-                group.setdefault(name, default)
+                group[name] = read_setting(group.get(name, default), default)
             self._without_cycled(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state and the settings, as `torch.optim.Optimizer.state_dict` does, a dtype by its name."""
+        with saving(self):
+            return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned.
@@ -215,7 +220,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
         for index, saved in enumerate(state_dict["param_groups"]):
-            group = {**self.defaults, **saved}
+            read = {name: read_setting(value, self.defaults.get(name)) for name, value in saved.items()}
+            group = {**self.defaults, **read}
             self._check(group, index)
             # torch itself refuses other numbers of groups or parameters, after this.
             params = self.param_groups[index]["params"] if index < len(self.param_groups) else []
