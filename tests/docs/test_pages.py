@@ -108,6 +108,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         pytest.skip("; ".join(missing))
 
 
+def test_lines_quoted_from_an_example_are_its_lines():
+    """What needs several processes is quoted, in blocks marked py, and run with its example."""
+    page = DOCS / "large-scale.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    quoted = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(quoted) >= 5
+    assert set(quoted) <= code_lines(DOCS.parent / "examples" / "torchrun_transformer.py")
+
+
 @every_page
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
