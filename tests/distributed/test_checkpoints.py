@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ def options_of(key: str) -> StateDictOptions:
     return SETTINGS[key.partition(" ")[2]][2]
 
 
-def all_made(whole: bool = False) -> Runs:
-    return {f"{make.__name__} {name}": made(make, name, whole) for make, name in CASES}
+def all_made(whole: bool = False, names: Collection[str] = SETTINGS) -> Runs:
+    return {f"{make.__name__} {name}": made(make, name, whole) for make, name in CASES if name in names}
 
 
 def here(tensor: Tensor, like: Tensor) -> Tensor:
@@ -129,10 +130,10 @@ def check_saving(folder: Path) -> None:
     save(folder, runs)
 
 
-def check_loading(folder: Path) -> None:
-    runs = all_made(whole=distributed.get_world_size() == 1)
+def check_loading(folder: Path, names: Collection[str]) -> None:
+    runs = all_made(distributed.get_world_size() == 1, names)
     load(folder, runs)
-    for (key, resumed), unbroken in zip(runs.items(), all_made(whole=True).values(), strict=True):
+    for (key, resumed), unbroken in zip(runs.items(), all_made(True, names).values(), strict=True):
         advance(*resumed, range(3, 6))
         advance(*unbroken, range(6))
         assert_same(unbroken, resumed, key)
@@ -141,8 +142,9 @@ def check_loading(folder: Path) -> None:
 def test_training_goes_on_to_the_bit_on_another_number_of_ranks(tmp_path):
     """Every optimizer, with the settings, the dtypes and the places that it had; also what is rounded at random."""
     launch(check_saving, 2, tmp_path)
-    for ranks in (2, 1, 4):
-        launch(check_loading, ranks, tmp_path)
+    # Four processes are slow on two cores: they load what has the most to go wrong.
+    for ranks, names in ((2, list(SETTINGS)), (1, list(SETTINGS)), (4, ["bfloat16 state"])):
+        launch(check_loading, ranks, tmp_path, names)
 
 
 # ---------------------------------------------------------------- no gradient yet

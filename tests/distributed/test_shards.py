@@ -154,3 +154,20 @@ def check_partial() -> None:
 
 def test_gradients_that_are_still_to_be_summed_are_summed():
     launch(check_partial, 2)
+
+
+def check_zero_part() -> None:
+    mesh = init_device_mesh("cpu", (2,))
+    for first, expected in ((0.0, 0), (1.0, 1)):
+        part = nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [ROW], src_data_rank=None))
+        grad = torch.zeros(4, 3)
+        grad[0] = first  # on rank 0, while the part of rank 1 is zero
+        part.grad = distribute_tensor(grad, mesh, [ROW], src_data_rank=None)
+        optimizer = ROWS[0].optimizer([part], lr=0.0)
+        optimizer.step()
+        assert optimizer.state[part]["step"] == expected
+
+
+def test_ranks_agree_on_whether_a_first_step_counts():
+    """Warm-up from a rate of zero is a step, unlike the one that torch takes to have the state created."""
+    launch(check_zero_part, 2)
