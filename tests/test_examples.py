@@ -29,7 +29,9 @@ def test_svgd_learns_to_read_digits_where_there_is_no_mnist():
 
 def transformer(folder: Path, processes: int, *arguments: str) -> list[str]:
     """What the transformer prints on so many processes; one is started by Python itself."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
     small = ["--batch-size", "4", "--context", "8", "--width", "8", "--folder", folder]
     run = subprocess.run(
         [sys.executable, *launcher, EXAMPLES / "torchrun_transformer.py", *small, *arguments],
