@@ -3,6 +3,7 @@
 from .adabayes import AdaBayes, AdaBayesFP
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
+from .variance import GradientVariance, gradient_variance
 from .version import __version__
 from .vsgd import VSGD, ConstantVSGD
 
@@ -17,5 +18,7 @@ __all__ = [
     "MSGD",
     "SSD",
     "MSSD",
+    "GradientVariance",
+    "gradient_variance",
     "__version__",
 ]
