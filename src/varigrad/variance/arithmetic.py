@@ -1,4 +1,4 @@
-"""The arithmetic of sample variances: sums, squared deviations, and how those of two sets are joined."""
+"""The arithmetic of sample variances."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ def working_dtype(tensor: Tensor) -> torch.dtype:
 
 
 class Moments(NamedTuple):
-    """M terms: their number, their sum, and the sum of their squared deviations from their mean."""
+    """What is known of M terms c_n, independent of each other, whose sum is a gradient.
+
+    Attributes:
+        count: M.
+        total: Σ c_n.
+        variance: The unbiased variance of that sum, M/(M-1) Σ (c_n - c̄)²; 0 if M = 1.
+    """
 
     count: int
     total: Tensor
-    deviations: Tensor
-
-    def variance(self) -> Tensor:
-        """Returns the unbiased variance of the sum, M/(M-1) times the squared deviations."""
-        return self.deviations * (self.count / (self.count - 1))
+    variance: Tensor
 
 
 def join(first: Moments, second: Moments) -> Moments:
     """The moments of two disjoint sets of terms together.
 
-    The squared deviations add up, and beside them n₁n₂/(n₁+n₂) times the squared difference of the means counts.
+    Their squared deviations add up, and n₁n₂/(n₁+n₂) times the squared difference of their means beside them.
     """
-    count = first.count + second.count
-    difference = first.total / first.count - second.total / second.count
-    between = difference.square_().mul_(first.count * second.count / count)
-    return Moments(count, first.total + second.total, between.add_(first.deviations).add_(second.deviations))
+    n1, n2 = first.count, second.count
+    difference = (first.total / n1).sub_(second.total, alpha=1 / n2)
+    variance = difference.square_().mul_(n1 * n2 / (n1 + n2))
+    variance.add_(first.variance, alpha=(n1 - 1) / n1).add_(second.variance, alpha=(n2 - 1) / n2)
+    return Moments(n1 + n2, first.total + second.total, variance.mul_((n1 + n2) / (n1 + n2 - 1)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Size, Tensor, matmul
-from torch.nn import functional
+import torch
+from torch import Size, Tensor
 
 from .terms import Terms
 
@@ -44,18 +44,31 @@ class Convolved(Terms):
         self.whole, self.patched = whole, patched
         self.count, self.shape = len(whole), shape
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self._patches: Tensor | None = None
+        self._frame: Tensor | None = None
+
+    def like(self) -> Tensor:
+        """Returns what the positions belong to."""
+        return self.whole
+
+    def layout(self) -> Size:
+        """Returns the parameter's shape with the channels last: then a patch is made of long pieces of memory."""
+        channels, width, *kernel = self.shape
+        return Size((channels, *kernel, width))
+
+    def arranged(self, tensor: Tensor) -> Tensor:
+        """Returns it with the channels where the parameter has them."""
+        return tensor.movedim(-1, 1)
 
     def extra(self) -> int:
         """The patches of one sample."""
         return self.patched.shape[1] * math.prod(self.shape[2:]) * math.prod(self.whole.shape[2:])
 
-    def block(self, start: int, stop: int) -> Tensor:
+    def fill(self, block: Tensor, start: int) -> None:
         """Cuts the patches of some samples and multiplies."""
-        kernel, positions = self.shape[2:], self.whole.shape[2:]
-        count, width = stop - start, self.patched.shape[1] // self.groups
-        sides = [side for side in reversed(self.padding) for _ in range(2)]
-        # Channels last: then a patch is made of long pieces of memory.
-        source = functional.pad(self.patched[start:stop].movedim(1, -1), [0, 0, *sides]).contiguous()
+        count, positions = len(block), self.whole.shape[2:]
+        width, *kernel = self.shape[1:]
+        source = self._padded(start, count)
         samples, *steps, channels = source.stride()
         patches = source.as_strided(
             (count, self.groups, *positions, *kernel, width),
@@ -68,7 +81,22 @@ class Convolved(Terms):
             ),
             source.storage_offset(),
         )
-        length = math.prod(positions)
-        rows = self.whole[start:stop].reshape(count, self.groups, -1, length)
-        terms = matmul(rows, patches.reshape(count, self.groups, length, -1))
-        return terms.reshape(count, self.shape[0], *kernel, width).movedim(-1, 2)
+        if self._patches is None:
+            self._patches = torch.empty(patches.shape, dtype=source.dtype, device=source.device)
+        columns = self._patches[:count].copy_(patches).view(count * self.groups, math.prod(positions), -1)
+        rows = self.whole[start : start + count].reshape(count * self.groups, -1, columns.shape[1])
+        torch.bmm(rows, columns, out=block.view(count * self.groups, rows.shape[1], -1))
+
+    def _padded(self, start: int, count: int) -> Tensor:
+        """Some samples with their channels last and zeros around them, in memory that is used again."""
+        source = self.patched[start : start + count].movedim(1, -1)
+        if not any(self.padding):
+            return source.contiguous()
+        if self._frame is None:
+            sizes = [size + 2 * side for size, side in zip(source.shape[1:-1], self.padding, strict=True)]
+            self._frame = source.new_zeros(count, *sizes, source.shape[-1])
+        frame = inner = self._frame[:count]
+        for dim, (size, side) in enumerate(zip(source.shape[1:-1], self.padding, strict=True), 1):
+            inner = inner.narrow(dim, side, size)
+        inner.copy_(source)
+        return frame

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -11,12 +14,12 @@ from ..engine.taps import Call, Taps
 from .arithmetic import Moments, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Outer, Terms, Together
+from .terms import Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""How far the samples' terms may miss the gradient they should add up to, against the root of their sum of squares."""
+"""How far a parameter's gradient may be from the sum of the terms of several uses, against its size."""
 COARSE_TOLERANCE = 0.1
 """The same where products are rounded to half precision, or to TF32."""
 
@@ -36,11 +39,25 @@ def unserved(model: nn.Module) -> str | None:
     return None
 
 
+@dataclass
+class _Use:
+    """One use of a parameter in a pass."""
+
+    terms: Terms
+    rows: tuple[int, int] | None
+    """The rows of the parameter that were used, if not all."""
+    total: Tensor | None
+    variance: Tensor | None
+    given: int
+    """Where the gradient is that autograd was given for this use."""
+
+
 class LayerVariance(BackwardVariance):
     """With the terms c_n of M samples, which add up to `p.grad`, its variance is M/(M-1) Σ (c_n - p.grad/M)².
 
-    Every layer's input and the gradient at its output give the terms; `terms` and `convolution` say how. Passes that
-    add to the same `p.grad` are one batch.
+    Every layer's input and the gradient at its output give the terms; `terms` and `convolution` say how. Their sum is
+    handed to autograd as the parameter's gradient, so that it is not computed twice. Passes that add to the same
+    `p.grad` are one batch.
 
     Args:
         model: The model.
@@ -58,27 +75,27 @@ class LayerVariance(BackwardVariance):
         self._batch_dim = batch_dim
         self._penalty = penalty
         self._earlier = 0  # samples of the passes before
-        self._deviations: dict[str, Tensor] = {}
+        self._variances: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}  # only where p.grad is not exactly that
         self._drop()
-        self._undo.append(Taps(model, self._heard, substitute=False, biases=True).remove)
+        self._undo.append(Taps(model, self._heard, substitute=True, biases=True).remove)
 
     def _drop(self) -> None:
         self._count = 0
         self._calls: set[Call] = set()
-        self._parts: dict[str, dict[slice | None, list[Terms]]] = {}
+        self._uses: dict[str, list[_Use]] = {}
         self._grads: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
+        self._rows: dict[str, Rows] = {}
         self._done: set[str] = set()
-        self._misses: dict[str, Tensor] = {}
 
     def _start(self) -> None:
         self._earlier = 0
-        self._deviations.clear()
+        self._variances.clear()
         self._totals.clear()
 
-    def _heard(self, call: Call, inputs: Tensor, grad: Tensor) -> None:
-        """Takes a layer's input and the gradient at its output."""
+    def _heard(self, call: Call, inputs: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Takes a layer's input and the gradient at its output, returns the gradients of its weight and its bias."""
         self._enter()
         if call in self._calls:
             raise RuntimeError(
@@ -86,19 +103,12 @@ class LayerVariance(BackwardVariance):
                 "up the losses and go backward once"
             )
         self._calls.add(call)
-        with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
+        with _plain(grad):
             inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
             self._check_count(call, len(grad))
             found = terms_of(call, inputs, grad)
-        for which, terms in found.items():
-            param: Tensor = call.arguments[which]
-            rows = None
-            if param._base is not None:  # one of the projections that an attention keeps in one parameter
-                first = param.storage_offset() // max(1, param._base.stride(0))
-                rows = slice(first, first + len(param))
-                param = param._base
-            if name := self._names.get(id(param)):
-                self._parts.setdefault(name, {}).setdefault(rows, []).append(terms)
+            answers = {which: self._use(call, call.arguments[which], terms) for which, terms in found.items()}
+        return answers.get("weight"), answers.get("bias")
 
     def _check_count(self, call: Call, count: int) -> None:
         self._count = self._count or count
@@ -113,7 +123,25 @@ class LayerVariance(BackwardVariance):
                 "incomplete batch, or use method='microbatch', where every backward pass is a sample"
             )
 
-    def _keeps_totals(self, param: Parameter) -> bool:
+    def _use(self, call: Call, param: Tensor, terms: Terms) -> Tensor:
+        """Notes one use of a parameter, and returns the gradient that it gives."""
+        dtype, rows = param.dtype, None
+        if param._base is not None:  # one of the projections that an attention keeps in one parameter
+            first = param.storage_offset() // max(1, param._base.stride(0))
+            rows = first, first + len(param)
+            param = param._base
+        name = self._names.get(id(param))
+        # The variance of several uses is found when all are known; of biases, when all biases are.
+        single = rows is None and call.number == 0 and name is not None and name not in self._uses
+        moments = terms.moments() if single and not isinstance(terms, Rows) else None
+        total, variance = (terms.total(), None) if moments is None else moments[1:]
+        given = total.to(dtype)
+        if name is not None:
+            kept = total if self._keeps_totals(param) else None  # what is kept, autograd must copy
+            self._uses.setdefault(name, []).append(_Use(terms, rows, kept, variance, given.data_ptr()))
+        return given
+
+    def _keeps_totals(self, param: Tensor) -> bool:
         """Whether `p.grad` is not, or not exactly enough, the sum of the terms."""
         return self._penalty or param.dtype != working_dtype(param)
 
@@ -121,101 +149,107 @@ class LayerVariance(BackwardVariance):
         if param.grad is None:
             return  # it will be this gradient
         self._grads[name] = grad
-        if self._adds_to is True and name in self._deviations and name not in self._totals:
+        if self._adds_to is True and name in self._variances and name not in self._totals:
             self._before[name] = param.grad.clone()
 
     def _added(self, name: str, param: Parameter) -> None:
-        grad, parts = self._grads.pop(name, param.grad), self._parts.pop(name, None)
+        grad, uses = self._grads.pop(name, param.grad), self._uses.pop(name, [])
         assert grad is not None
-        if parts is None:
-            if self._penalty:
-                return
+        if not uses and not self._penalty:
             raise RuntimeError(_other_path(name))
-        with torch.autocast(param.device.type, enabled=False):
-            self._take(name, param, self._moments(name, param, grad, parts))
+        with _plain(param):
+            if len(uses) == 1 and uses[0].rows is None and (self._penalty or uses[0].given == grad.data_ptr()):
+                use = uses[0]
+                if isinstance(use.terms, Rows):
+                    self._rows[name] = use.terms
+                elif use.variance is None:
+                    self._take(name, param, use.terms.moments())
+                else:
+                    total = grad if use.total is None else use.total
+                    self._take(name, param, Moments(use.terms.count, total, use.variance))
+            elif uses:
+                moments = self._together(name, param, uses)
+                if not self._penalty:
+                    self._compare(name, param, grad, moments, any(use.terms.coarse for use in uses))
+                self._take(name, param, moments)
 
-    def _take(self, name: str, param: Parameter, moments: Moments) -> None:
-        """Joins the terms of this pass to those before."""
-        if self._earlier:
-            before = self._totals.get(name, self._before.pop(name, None))
-            if before is None:  # no gradient until now
-                before = torch.zeros_like(moments.total)
-            deviations = self._deviations.get(name)
-            if deviations is None:
-                deviations = torch.zeros_like(moments.deviations)
-            moments = join(Moments(self._earlier, before, deviations), moments)
-        self._deviations[name] = moments.deviations
-        if self._keeps_totals(param):
-            self._totals[name] = moments.total
-        self._done.add(name)
-
-    def _moments(
-        self, name: str, param: Parameter, grad: Tensor, parts: dict[slice | None, list[Terms]]
-    ) -> Moments:
-        """The moments of the terms of this pass, rows by rows if the uses were of different rows."""
-        if set(parts) == {None}:
-            return self._checked(name, param, grad, Together.of(parts[None]))
-        spans = sorted(((rows or slice(0, len(param))), list_) for rows, list_ in parts.items())
+    def _together(self, name: str, param: Parameter, uses: list[_Use]) -> Moments:
+        """The moments of the terms of several uses, rows by rows if those were of different rows."""
+        by_rows: dict[tuple[int, int], list[Terms]] = {}
+        for use in uses:
+            by_rows.setdefault(use.rows or (0, len(param)), []).append(use.terms)
         total = torch.zeros_like(param, dtype=working_dtype(param))
-        deviations = torch.zeros_like(total)
+        variance = torch.zeros_like(total)
         end = 0
-        for rows, terms in spans:
-            if rows.start < end:
+        for (first, last), terms in sorted(by_rows.items(), key=lambda item: item[0]):
+            if first < end:
                 raise RuntimeError(
                     f"{name} was used as a whole and in parts in one pass: use two modules for self-attention and "
                     "cross-attention"
                 )
-            end = rows.stop
-            part = self._checked(name, param, grad[rows], Together.of(terms))
-            total[rows], deviations[rows] = part.total, part.deviations
-        return Moments(self._count, total, deviations)
+            end = last
+            part = Together.of(terms).moments()
+            total[first:last], variance[first:last] = part.total, part.variance
+        return Moments(self._count, total, variance)
 
-    def _checked(self, name: str, param: Parameter, grad: Tensor, terms: Terms) -> Moments:
-        """The moments of some terms, and a note on how far these are from adding up to the gradient."""
-        if self._penalty:
-            return terms.moments(None)
-        if isinstance(terms, Outer) and not self._keeps_totals(param):
-            # One more product of matrices would give their sum; one random direction tells as well.
-            moments = terms.moments(grad)
-            direction = torch.arange(1, grad.shape[1] + 1, device=grad.device, dtype=grad.dtype).mul_(1.618).cos_()
-            each = terms.times(direction)
-            miss, squares = each.sum(0).sub_(grad @ direction), each.square_().sum()
-        else:
-            moments = terms.moments(None)
-            miss = moments.total - grad
-            squares = moments.deviations.sum() + moments.total.square().sum() / moments.count
-        coarse = terms.coarse or param.is_cuda or param.dtype not in TOLERANCE
+    def _compare(self, name: str, param: Parameter, grad: Tensor, moments: Moments, coarse: bool) -> None:
+        """Refuses a gradient that is not the sum of the samples' terms."""
+        coarse = coarse or param.is_cuda or param.dtype not in TOLERANCE
         tolerance = COARSE_TOLERANCE if coarse else TOLERANCE[param.dtype]
-        excess = miss.square_().sum() - tolerance**2 * squares
-        earlier = self._misses.get(name)
-        self._misses[name] = excess if earlier is None else torch.maximum(earlier, excess)
-        return moments
+        size = (moments.variance.sum() + moments.total.square().sum() / moments.count).sqrt()
+        if bool((grad - moments.total).norm() > tolerance * size):
+            raise RuntimeError(_other_path(name))
+
+    def _take(self, name: str, param: Parameter, moments: Moments) -> None:
+        """Joins the terms of this pass to those before."""
+        if self._earlier:
+            before, variance = self._totals.get(name, self._before.pop(name, None)), self._variances.get(name)
+            if before is None or variance is None:  # no gradient until now
+                before, variance = torch.zeros_like(moments.total), torch.zeros_like(moments.variance)
+            moments = join(Moments(self._earlier, before, variance), moments)
+        self._variances[name] = moments.variance
+        if self._keeps_totals(param):
+            self._totals[name] = moments.total
+        self._done.add(name)
+
+    def _take_rows(self) -> None:
+        """Finds the variances of all biases, scales and shifts at once."""
+        kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+        for name, rows in self._rows.items():
+            kinds.setdefault((rows.terms.device, rows.terms.dtype), []).append(name)
+        for names in kinds.values():
+            columns = [self._rows[name].terms.flatten(1) for name in names]
+            count, total, variance = Rows(torch.cat(columns, 1)).moments()
+            sizes = [column.shape[1] for column in columns]
+            for name, one, other in zip(names, total.split(sizes), variance.split(sizes), strict=True):
+                param = self.params[name]
+                self._take(name, param, Moments(count, one.view(param.shape), other.view(param.shape)))
 
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
-        if self._misses:
-            first = next(iter(self._misses.values()))
-            for name, excess in zip(
-                self._misses, torch.stack([excess.to(first) for excess in self._misses.values()]).tolist(), strict=True
-            ):
-                if excess > 0:
-                    raise RuntimeError(_other_path(name))
+        self._take_rows()
         if self._count:
             for name, param in self.params.items():
                 if name not in self._done and param.grad is not None:
                     zero = torch.zeros_like(param.grad, dtype=working_dtype(param))
-                    if name in self._deviations and name not in self._totals:
+                    if name in self._variances and name not in self._totals:
                         self._before[name] = param.grad
                     self._take(name, param, Moments(self._count, zero, zero.clone()))
             self._earlier += self._count
-        for name, deviations in self._deviations.items():
-            variance = deviations * (self._earlier / (self._earlier - 1))
-            param = self.params[name]
+        for name in self._done:
+            variance, param = self._variances[name], self.params[name]
             if variance.stride() != param.stride():
                 variance = torch.empty_like(param, dtype=variance.dtype).copy_(variance)
+                self._variances[name] = variance
             self._publish(name, variance, self._earlier)
         self._drop()
         self._remember()
+
+
+def _plain(tensor: Tensor) -> contextlib.AbstractContextManager[None]:
+    """No autocast, which may be on around `backward()`."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def _where(call: Call) -> str:
@@ -230,4 +264,4 @@ def _other_path(name: str) -> str:
 
 
 def _ignore(call: Call, inputs: Tensor, grad: Tensor) -> None:
-    """Listens to nothing."""
+    """Listens without an answer."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils import _pytree as pytree
 
 from .arithmetic import Moments, join, working_dtype
@@ -121,17 +122,17 @@ class SampleVariance(GradientVariance):
             if name in self._moments:
                 moments = join(self._moments[name], moments)
             self._moments[name] = moments
-            self._publish(name, moments.variance(), moments.count)
+            self._publish(name, moments.variance.clone(), moments.count)
         self._remember()
 
     def _refuse_mixing(self) -> None:
         for path, module in self._model.named_modules():
-            if isinstance(module, _NormBase) and module.training and not isinstance(module, nn.InstanceNorm2d):
-                pass
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            batch = isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+            tracked = isinstance(module, _InstanceNorm) and module.training and module.track_running_stats
+            if batch or tracked:
                 raise RuntimeError(
-                    f"gradient_variance(method='vmap') runs one sample at a time, and {path}, a "
-                    f"{type(module).__name__} in training mode, needs all of them: call {path}.eval(), or use "
+                    f"gradient_variance(method='vmap') runs one sample at a time, but {path or 'the model'}, a "
+                    f"{type(module).__name__}, computes statistics over the batch: call its eval(), or use "
                     "method='layers'"
                 )
 
@@ -139,5 +140,7 @@ class SampleVariance(GradientVariance):
 def _moments(samples: Tensor, count: int) -> Moments:
     """The moments of the samples' contributions to the mean over `count` of them."""
     samples = samples.to(working_dtype(samples)).div_(count)
-    mean = samples.mean(0)
-    return Moments(len(samples), mean * len(samples), (samples - mean).square_().sum(0))
+    if len(samples) == 1:
+        return Moments(1, samples[0], torch.zeros_like(samples[0]))
+    variance, mean = torch.var_mean(samples, 0)
+    return Moments(len(samples), mean * len(samples), variance.mul_(len(samples)))

@@ -1,15 +1,15 @@
 """The samples' terms of a parameter's gradient: their sum is the gradient, their spread its variance.
 
-The gradient of a parameter of a layer is a sum over the samples of the batch. Every class here knows these terms for
-one kind of layer from the layer's input and the gradient G at its output, and finds their moments without holding more
-than a block of them.
+The gradient of a layer's parameter is a sum over the samples of the batch. Every class here knows these terms for one
+kind of layer, from the layer's input and the gradient at its output, and finds their variance while holding a few of
+them at a time, or none.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Size, Tensor
@@ -19,8 +19,10 @@ from .arithmetic import Moments
 __all__ = ["Outer", "Rows", "Scattered", "Terms", "Together"]
 
 BLOCK = {"cpu": 2**18}
-"""Elements of a block of terms: on a CPU what a cache holds."""
+"""Elements held at a time: on a CPU what a cache holds."""
 LARGEST_BLOCK = 2**25
+FEW = 4096
+"""Elements below which a function call costs more than a pass over them."""
 MOST_PAIRS = 10
 """Up to this many pairs of positions are summed without forming the terms; more are dearer than forming them."""
 
@@ -39,37 +41,58 @@ class Terms(ABC):
     coarse: bool = False
 
     @abstractmethod
-    def block(self, start: int, stop: int) -> Tensor:
-        """Returns the terms of some samples, (stop - start, *shape), in a tensor of their own."""
+    def fill(self, block: Tensor, start: int) -> None:
+        """Writes the terms of the samples from `start` on into a block, (samples, *self.layout())."""
+
+    def layout(self) -> Size:
+        """Returns the shape in which single terms come."""
+        return self.shape
+
+    def arranged(self, tensor: Tensor) -> Tensor:
+        """Returns a tensor that is laid out like the terms in the shape of the parameter."""
+        return tensor
 
     def extra(self) -> int:
         """The elements that are needed beside one term to form it."""
         return 0
 
-    def moments(self, total: Tensor | None) -> Moments:
-        """Returns sum and squared deviations of the terms; `total` is their sum where it is known already."""
-        each = math.prod(self.shape) + self.extra()
-        first = self.block(0, 1)
-        size = max(1, BLOCK.get(first.device.type, LARGEST_BLOCK) // each)
-        found: Tensor | None = None
-        squares = torch.zeros_like(first[0])
+    @abstractmethod
+    def like(self) -> Tensor:
+        """Returns a tensor of the terms' dtype and device."""
+
+    def moments(self) -> Moments:
+        """Returns the sum of the terms and its variance, M/(M-1) Σ (c_n - c̄)², as (M Σ c_n² - total²) / (M-1).
+
+        The two cancel where the terms differ little from each other. What is lost there is a rounding error of the
+        squared mean, so that it can never matter against the squared mean.
+        """
+        total, squares = (self.like().new_zeros(self.layout()) for _ in range(2))
+        for block in self._blocks():
+            if total.numel() < FEW:
+                total.add_(block.sum(0))
+                squares.add_(block.square_().sum(0))
+            else:  # one pass over memory for each, while the terms are in the cache
+                for term in block:
+                    total.add_(term)
+                    squares.addcmul_(term, term)
+        variance = squares.mul_(self.count / (self.count - 1))
+        variance.addcmul_(total, total, value=-1 / (self.count - 1)).clamp_(min=0)
+        return Moments(self.count, self.arranged(total), self.arranged(variance))
+
+    def total(self) -> Tensor:
+        """Returns the sum of the terms alone."""
+        return self.moments().total
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """Fills one block of memory again and again, until all samples have been in it."""
+        layout = self.layout()
+        room = BLOCK.get(self.like().device.type, LARGEST_BLOCK)
+        size = max(1, min(self.count, room // max(1, math.prod(layout) + self.extra())))
+        memory = self.like().new_empty(size, *layout)
         for start in range(0, self.count, size):
-            block = self.block(start, min(start + size, self.count))
-            if total is None:
-                found = block.sum(0) if found is None else found.add_(block.sum(0))
-            squares.add_(block.square_().sum(0))
-        total = found if total is None else total
-        assert total is not None
-        return Moments(self.count, total, _deviations(squares, total, self.count))
-
-
-def _deviations(squares: Tensor, total: Tensor, count: int) -> Tensor:
-    """Squared deviations from the sum of squares.
-
-    What cancels here is at most a few rounding errors of the sum of squares: they can be seen where the deviation is
-    tiny against the mean, and can never matter against the squared mean.
-    """
-    return squares.sub_(total.square().div_(count)).clamp_(min=0)
+            block = memory[: self.count - start]
+            self.fill(block, start)
+            yield block
 
 
 class Rows(Terms):
@@ -79,14 +102,23 @@ class Rows(Terms):
         self.terms = terms
         self.count, self.shape = len(terms), terms.shape[1:]
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Returns a copy of the rows."""
-        return self.terms[start:stop].clone()
+    def like(self) -> Tensor:
+        """Returns them."""
+        return self.terms
 
-    def moments(self, total: Tensor | None) -> Moments:
-        """Returns sum and squared differences."""
-        total = self.terms.sum(0)
-        return Moments(self.count, total, (self.terms - total / self.count).square_().sum(0))
+    def fill(self, block: Tensor, start: int) -> None:
+        """Copies the rows."""
+        block.copy_(self.terms[start : start + len(block)])
+
+    def total(self) -> Tensor:
+        """Returns their sum."""
+        return self.terms.sum(0)
+
+    def moments(self) -> Moments:
+        """Returns the moments, from squared differences."""
+        total = self.total()
+        deviations = (self.terms - total / self.count).square_().sum(0)
+        return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
 
 
 class Outer(Terms):
@@ -102,15 +134,20 @@ class Outer(Terms):
         self.count, self.positions = grads.shape[:2]
         self.shape = Size((grads.shape[2], inputs.shape[2]))
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Returns one product of matrices for every sample."""
-        return torch.bmm(self.grads[start:stop].transpose(1, 2), self.inputs[start:stop])
+    def like(self) -> Tensor:
+        """Returns the gradients."""
+        return self.grads
 
-    def times(self, vector: Tensor) -> Tensor:
-        """Returns the terms times a vector of length I, (M, O)."""
-        return torch.bmm(self.grads.transpose(1, 2), (self.inputs @ vector).unsqueeze(2)).squeeze(2)
+    def fill(self, block: Tensor, start: int) -> None:
+        """Makes one product of matrices for every sample."""
+        stop = start + len(block)
+        torch.bmm(self.grads[start:stop].transpose(1, 2), self.inputs[start:stop], out=block)
 
-    def moments(self, total: Tensor | None) -> Moments:
+    def total(self) -> Tensor:
+        """Returns the product of matrices that sums over samples and positions."""
+        return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
+
+    def moments(self) -> Moments:
         """Returns the moments; from few positions without forming the terms.
 
         The square of a sum over positions is a sum over pairs of them: Σ_n Σ_st (G_ns G_nt)(x_ns x_nt)ᵀ, with
@@ -118,9 +155,7 @@ class Outer(Terms):
         """
         pairs = self.positions * (self.positions + 1) // 2
         if pairs > MOST_PAIRS:
-            return super().moments(total)
-        if total is None:
-            total = self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
+            return super().moments()
         if pairs == 1:
             grads, inputs = self.grads[:, 0].square(), self.inputs[:, 0].square()
         else:
@@ -128,7 +163,9 @@ class Outer(Terms):
             twice = torch.where(s == t, 1.0, 2.0).to(self.grads)[:, None]
             grads = (self.grads[:, s] * self.grads[:, t] * twice).flatten(0, 1)
             inputs = (self.inputs[:, s] * self.inputs[:, t]).flatten(0, 1)
-        return Moments(self.count, total, _deviations(grads.t() @ inputs, total, self.count))
+        total, one = self.total(), 1 / (self.count - 1)
+        variance = total.square().addmm_(grads.t(), inputs, beta=-one, alpha=self.count * one).clamp_(min=0)
+        return Moments(self.count, total, variance)
 
 
 class Scattered(Terms):
@@ -155,21 +192,28 @@ class Scattered(Terms):
         self.grads = grads.new_zeros(len(unique), grads.shape[1]).index_add_(0, inverse, grads)
         self.samples, self.rows = unique // height, unique % height
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Returns the gradients at their places."""
-        terms = self.grads.new_zeros((stop - start) * self.shape[0], self.shape[1])
-        here = (self.samples >= start) & (self.samples < stop)
-        terms[(self.samples[here] - start) * self.shape[0] + self.rows[here]] = self.grads[here]
-        return terms.view(stop - start, *self.shape)
+    def like(self) -> Tensor:
+        """Returns the gradients."""
+        return self.grads
 
-    def moments(self, total: Tensor | None) -> Moments:
-        """Returns sum and squared differences; a sample that does not name a row differs from its mean by that mean."""
-        total = self.grads.new_zeros(self.shape).index_add_(0, self.rows, self.grads)
+    def fill(self, block: Tensor, start: int) -> None:
+        """Puts the gradients at their places."""
+        here = (self.samples >= start) & (self.samples < start + len(block))
+        block.zero_()
+        block[self.samples[here] - start, self.rows[here]] = self.grads[here]
+
+    def total(self) -> Tensor:
+        """Returns the sum."""
+        return self.grads.new_zeros(self.shape).index_add_(0, self.rows, self.grads)
+
+    def moments(self) -> Moments:
+        """Returns the moments, from squared differences; a sample without a row is as far from its mean as zero."""
+        total = self.total()
         mean = total / self.count
         named = torch.bincount(self.rows, minlength=self.shape[0])[:, None]
         deviations = mean.square().mul_(self.count - named)
         deviations.index_add_(0, self.rows, (self.grads - mean[self.rows]).square_())
-        return Moments(self.count, total, deviations)
+        return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
 
 
 class Together(Terms):
@@ -195,13 +239,19 @@ class Together(Terms):
         together.coarse = any(part.coarse for part in parts)
         return together
 
+    def like(self) -> Tensor:
+        """Returns one of the parts' tensors."""
+        return self.parts[0].like()
+
     def extra(self) -> int:
         """As much as the most demanding part, and its term."""
         return max(part.extra() for part in self.parts) + math.prod(self.shape)
 
-    def block(self, start: int, stop: int) -> Tensor:
-        """Returns the sum of the parts' terms."""
-        block = self.parts[0].block(start, stop)
-        for part in self.parts[1:]:
-            block.add_(part.block(start, stop))
-        return block
+    def fill(self, block: Tensor, start: int) -> None:
+        """Adds up the parts' terms."""
+        block.zero_()
+        for part in self.parts:
+            own = block.new_empty(len(block), *part.layout())
+            part.fill(own, start)
+            for sum_, term in zip(block, own, strict=True):
+                sum_.add_(part.arranged(term))
