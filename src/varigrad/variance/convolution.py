@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 
-from .terms import Terms
+from .terms import Memory, Terms
 
 __all__ = ["Convolved"]
 
@@ -44,7 +44,6 @@ class Convolved(Terms):
         self.whole, self.patched = whole, patched
         self.count, self.shape = len(whole), shape
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self._patches: Tensor | None = None
         self._frame: Tensor | None = None
 
     def like(self) -> Tensor:
@@ -64,7 +63,7 @@ class Convolved(Terms):
         """The patches of one sample."""
         return self.patched.shape[1] * math.prod(self.shape[2:]) * math.prod(self.whole.shape[2:])
 
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Cuts the patches of some samples and multiplies."""
         count, positions = len(block), self.whole.shape[2:]
         width, *kernel = self.shape[1:]
@@ -81,9 +80,8 @@ class Convolved(Terms):
             ),
             source.storage_offset(),
         )
-        if self._patches is None:
-            self._patches = torch.empty(patches.shape, dtype=source.dtype, device=source.device)
-        columns = self._patches[:count].copy_(patches).view(count * self.groups, math.prod(positions), -1)
+        columns = memory.take("patches", patches.shape, source).copy_(patches)
+        columns = columns.view(count * self.groups, math.prod(positions), -1)
         rows = self.whole[start : start + count].reshape(count * self.groups, -1, columns.shape[1])
         torch.bmm(rows, columns, out=block.view(count * self.groups, rows.shape[1], -1))
 

@@ -14,7 +14,7 @@ from ..engine.taps import Call, Taps
 from .arithmetic import Moments, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Rows, Terms, Together
+from .terms import Memory, Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
@@ -74,6 +74,7 @@ class LayerVariance(BackwardVariance):
         super().__init__(model, reason)
         self._batch_dim = batch_dim
         self._penalty = penalty
+        self._memory = Memory()
         self._earlier = 0  # samples of the passes before
         self._variances: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}  # only where p.grad is not exactly that
@@ -133,8 +134,8 @@ class LayerVariance(BackwardVariance):
         name = self._names.get(id(param))
         # The variance of several uses is found when all are known; of biases, when all biases are.
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
-        moments = terms.moments() if single and not isinstance(terms, Rows) else None
-        total, variance = (terms.total(), None) if moments is None else moments[1:]
+        moments = terms.moments(self._memory) if single and not isinstance(terms, Rows) else None
+        total, variance = (terms.total(self._memory), None) if moments is None else moments[1:]
         given = total.to(dtype)
         if name is not None:
             kept = total if self._keeps_totals(param) else None  # what is kept, autograd must copy
@@ -163,7 +164,7 @@ class LayerVariance(BackwardVariance):
                 if isinstance(use.terms, Rows):
                     self._rows[name] = use.terms
                 elif use.variance is None:
-                    self._take(name, param, use.terms.moments())
+                    self._take(name, param, use.terms.moments(self._memory))
                 else:
                     total = grad if use.total is None else use.total
                     self._take(name, param, Moments(use.terms.count, total, use.variance))
@@ -188,7 +189,7 @@ class LayerVariance(BackwardVariance):
                     "cross-attention"
                 )
             end = last
-            part = Together.of(terms).moments()
+            part = Together.of(terms).moments(self._memory)
             total[first:last], variance[first:last] = part.total, part.variance
         return Moments(self._count, total, variance)
 
@@ -219,7 +220,7 @@ class LayerVariance(BackwardVariance):
             kinds.setdefault((rows.terms.device, rows.terms.dtype), []).append(name)
         for names in kinds.values():
             columns = [self._rows[name].terms.flatten(1) for name in names]
-            count, total, variance = Rows(torch.cat(columns, 1)).moments()
+            count, total, variance = Rows(torch.cat(columns, 1)).moments(self._memory)
             sizes = [column.shape[1] for column in columns]
             for name, one, other in zip(names, total.split(sizes), variance.split(sizes), strict=True):
                 param = self.params[name]

@@ -16,7 +16,7 @@ from torch import Size, Tensor
 
 from .arithmetic import Moments
 
-__all__ = ["Outer", "Rows", "Scattered", "Terms", "Together"]
+__all__ = ["Memory", "Outer", "Rows", "Scattered", "Terms", "Together"]
 
 BLOCK = {"cpu": 2**18}
 """Elements held at a time: on a CPU what a cache holds."""
@@ -25,6 +25,23 @@ FEW = 4096
 """Elements below which a function call costs more than a pass over them."""
 MOST_PAIRS = 10
 """Up to this many pairs of positions are summed without forming the terms; more are dearer than forming them."""
+
+
+class Memory:
+    """Working memory that is used again: a CPU takes longer to hand out new memory than to fill what it has."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, purpose: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns memory of a shape, whatever is in it, until the next request for the same purpose."""
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
+        size = math.prod(shape)
+        held = self._held.get((purpose, like.dtype))
+        if held is None or held.numel() < size:
+            held = self._held[purpose, like.dtype] = like.new_empty(size)
+        return held[:size].view(shape)
 
 
 class Terms(ABC):
@@ -41,7 +58,7 @@ class Terms(ABC):
     coarse: bool = False
 
     @abstractmethod
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Writes the terms of the samples from `start` on into a block, (samples, *self.layout())."""
 
     def layout(self) -> Size:
@@ -60,14 +77,14 @@ class Terms(ABC):
     def like(self) -> Tensor:
         """Returns a tensor of the terms' dtype and device."""
 
-    def moments(self) -> Moments:
+    def moments(self, memory: Memory) -> Moments:
         """Returns the sum of the terms and its variance, M/(M-1) Σ (c_n - c̄)², as (M Σ c_n² - total²) / (M-1).
 
         The two cancel where the terms differ little from each other. What is lost there is a rounding error of the
         squared mean, so that it can never matter against the squared mean.
         """
         total, squares = (self.like().new_zeros(self.layout()) for _ in range(2))
-        for block in self._blocks():
+        for block in self._blocks(memory):
             if total.numel() < FEW:
                 total.add_(block.sum(0))
                 squares.add_(block.square_().sum(0))
@@ -79,19 +96,19 @@ class Terms(ABC):
         variance.addcmul_(total, total, value=-1 / (self.count - 1)).clamp_(min=0)
         return Moments(self.count, self.arranged(total), self.arranged(variance))
 
-    def total(self) -> Tensor:
+    def total(self, memory: Memory) -> Tensor:
         """Returns the sum of the terms alone."""
-        return self.moments().total
+        return self.moments(memory).total
 
-    def _blocks(self) -> Iterator[Tensor]:
+    def _blocks(self, memory: Memory) -> Iterator[Tensor]:
         """Fills one block of memory again and again, until all samples have been in it."""
         layout = self.layout()
         room = BLOCK.get(self.like().device.type, LARGEST_BLOCK)
         size = max(1, min(self.count, room // max(1, math.prod(layout) + self.extra())))
-        memory = self.like().new_empty(size, *layout)
+        blocks = memory.take("terms", (size, *layout), self.like())
         for start in range(0, self.count, size):
-            block = memory[: self.count - start]
-            self.fill(block, start)
+            block = blocks[: self.count - start]
+            self.fill(block, start, memory)
             yield block
 
 
@@ -106,17 +123,17 @@ class Rows(Terms):
         """Returns them."""
         return self.terms
 
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Copies the rows."""
         block.copy_(self.terms[start : start + len(block)])
 
-    def total(self) -> Tensor:
+    def total(self, memory: Memory) -> Tensor:
         """Returns their sum."""
         return self.terms.sum(0)
 
-    def moments(self) -> Moments:
+    def moments(self, memory: Memory) -> Moments:
         """Returns the moments, from squared differences."""
-        total = self.total()
+        total = self.total(memory)
         deviations = (self.terms - total / self.count).square_().sum(0)
         return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
 
@@ -138,16 +155,16 @@ class Outer(Terms):
         """Returns the gradients."""
         return self.grads
 
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Makes one product of matrices for every sample."""
         stop = start + len(block)
         torch.bmm(self.grads[start:stop].transpose(1, 2), self.inputs[start:stop], out=block)
 
-    def total(self) -> Tensor:
+    def total(self, memory: Memory) -> Tensor:
         """Returns the product of matrices that sums over samples and positions."""
         return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
 
-    def moments(self) -> Moments:
+    def moments(self, memory: Memory) -> Moments:
         """Returns the moments; from few positions without forming the terms.
 
         The square of a sum over positions is a sum over pairs of them: Σ_n Σ_st (G_ns G_nt)(x_ns x_nt)ᵀ, with
@@ -155,7 +172,7 @@ class Outer(Terms):
         """
         pairs = self.positions * (self.positions + 1) // 2
         if pairs > MOST_PAIRS:
-            return super().moments()
+            return super().moments(memory)
         if pairs == 1:
             grads, inputs = self.grads[:, 0].square(), self.inputs[:, 0].square()
         else:
@@ -163,7 +180,7 @@ class Outer(Terms):
             twice = torch.where(s == t, 1.0, 2.0).to(self.grads)[:, None]
             grads = (self.grads[:, s] * self.grads[:, t] * twice).flatten(0, 1)
             inputs = (self.inputs[:, s] * self.inputs[:, t]).flatten(0, 1)
-        total, one = self.total(), 1 / (self.count - 1)
+        total, one = self.total(memory), 1 / (self.count - 1)
         variance = total.square().addmm_(grads.t(), inputs, beta=-one, alpha=self.count * one).clamp_(min=0)
         return Moments(self.count, total, variance)
 
@@ -196,19 +213,19 @@ class Scattered(Terms):
         """Returns the gradients."""
         return self.grads
 
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Puts the gradients at their places."""
         here = (self.samples >= start) & (self.samples < start + len(block))
         block.zero_()
         block[self.samples[here] - start, self.rows[here]] = self.grads[here]
 
-    def total(self) -> Tensor:
+    def total(self, memory: Memory) -> Tensor:
         """Returns the sum."""
         return self.grads.new_zeros(self.shape).index_add_(0, self.rows, self.grads)
 
-    def moments(self) -> Moments:
+    def moments(self, memory: Memory) -> Moments:
         """Returns the moments, from squared differences; a sample without a row is as far from its mean as zero."""
-        total = self.total()
+        total = self.total(memory)
         mean = total / self.count
         named = torch.bincount(self.rows, minlength=self.shape[0])[:, None]
         deviations = mean.square().mul_(self.count - named)
@@ -247,11 +264,11 @@ class Together(Terms):
         """As much as the most demanding part, and its term."""
         return max(part.extra() for part in self.parts) + math.prod(self.shape)
 
-    def fill(self, block: Tensor, start: int) -> None:
+    def fill(self, block: Tensor, start: int, memory: Memory) -> None:
         """Adds up the parts' terms."""
         block.zero_()
         for part in self.parts:
             own = block.new_empty(len(block), *part.layout())
-            part.fill(own, start)
+            part.fill(own, start, memory)
             for sum_, term in zip(block, own, strict=True):
                 sum_.add_(part.arranged(term))
