@@ -5,6 +5,7 @@ from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .variance import GradientVariance, gradient_variance
 from .version import __version__
+from .virtual import SVGD, virtual_gradients
 from .vsgd import VSGD, ConstantVSGD
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "MSGD",
     "SSD",
     "MSSD",
+    "SVGD",
+    "virtual_gradients",
     "GradientVariance",
     "gradient_variance",
     "__version__",

@@ -34,7 +34,7 @@ class Calls:
 
     Reentrant checkpointing (`torch.utils.checkpoint` with `use_reentrant=True`) runs a segment without gradients in
     the forward pass and again, with gradients, inside the backward pass. What is numbered in the first run is noted on
-    the autograd function around it, and the second run continues from that note. The other kind of checkpointing needs
+    the autograd functions around it, and the second run continues from that note. The other kind of checkpointing needs
     no such care: it takes nothing from the second run but the saved tensors.
     """
 
@@ -63,17 +63,23 @@ class Calls:
 
     def idle(self) -> bool:
         """Whether calls need no number now: no gradients are wanted, here or in the pass around."""
-        return not torch.is_grad_enabled() and not (self._outermost is not None and self._with_gradients)
+        if torch.is_grad_enabled():
+            return False
+        if torch._C._current_graph_task_id() != -1:
+            return self._segment() is None
+        return self._outermost is None or not self._with_gradients
 
     def number(self, site: str) -> int:
         """Returns the number of this call of a site, and counts it."""
         counts = self._current()
         number = counts[site]
         if not torch.is_grad_enabled():
-            function = _surrounding_function()
-            if function is None:  # not a checkpoint: nothing will ever be differentiated here
+            functions = _surrounding_functions()
+            if not functions:  # not a checkpoint: nothing will ever be differentiated here
                 return number
-            vars(function).setdefault(_NOTES, {}).setdefault(self, _Segment()).first.setdefault(site, number)
+            for function in functions:
+                segments = vars(function).setdefault(_NOTES, {})
+                segments.setdefault(self, _Segment()).first.setdefault(site, number)
         counts[site] += 1
         return number
 
@@ -83,22 +89,28 @@ class Calls:
             if self._outermost is None:  # a layer called by itself is a pass of its own
                 self._begin()
             return self._counts
-        segment: _Segment | None = getattr(torch._C._current_autograd_node(), _NOTES, {}).get(self)
+        segment = self._segment()
         if segment is None:
             return Counter()
         if segment.task != task:
             segment.task, segment.counts = task, Counter(segment.first)
         return segment.counts
 
+    def _segment(self) -> _Segment | None:
+        """The checkpointed segment that is being recomputed, if it is one that was noted."""
+        notes: dict[Calls, _Segment] = getattr(torch._C._current_autograd_node(), _NOTES, {})
+        return notes.get(self)
 
-def _surrounding_function() -> Any:
-    """The `ctx` of the innermost custom autograd function whose forward pass this is in, or None."""
+
+def _surrounding_functions() -> list[Any]:
+    """The `ctx` of every custom autograd function whose forward pass this is in."""
+    found = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         names = frame.f_code.co_varnames
         if frame.f_code.co_name == "forward" and names:
             first = frame.f_locals.get(names[0])
             if isinstance(first, BackwardCFunction):
-                return first
+                found.append(first)
         frame = frame.f_back
-    return None
+    return found

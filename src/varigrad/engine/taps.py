@@ -27,11 +27,10 @@ about a microsecond to a call.
 
 from __future__ import annotations
 
-import functools
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,17 +95,17 @@ class Taps:
                 self._watch(module)
 
     def _tap(self, path: str, module: nn.Module, parameters: list[Parameter]) -> None:
-        before = vars(module).get("forward")
         forward = _Forward(self, path, module, parameters)
         vars(module)["forward"] = forward
 
         def undo() -> None:
             forward.removed = True
-            if vars(module).get("forward") is forward:  # else somebody has put another one around it since
-                if before is None:
-                    del vars(module)["forward"]
-                else:
-                    vars(module)["forward"] = before
+            # Taken off now, or, where another one has been put around it since, together with that one.
+            top = vars(module).pop("forward", None)
+            while isinstance(top, _Forward) and top.removed:
+                top = top.before
+            if top is not None:
+                vars(module)["forward"] = top
 
         self._undo.append(undo)
 
@@ -173,8 +172,12 @@ class _Hook:
     def __init__(self, function: Callable[[nn.Module], None], module: nn.Module) -> None:
         self._function = function
         self._module = weakref.ref(module)
+        self._uncompiled = torch.compiler.disable(self._call)  # type: ignore[no-untyped-call]
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
+        (self._uncompiled if torch.compiler.is_compiling() else self._call)(module)
+
+    def _call(self, module: nn.Module) -> None:
         if module is not self._module():
             raise RuntimeError(
                 f"a tapped {type(module).__name__} was replicated, as torch.nn.DataParallel does, which cannot be "
@@ -203,15 +206,15 @@ class _Forward:
     def __init__(self, taps: Taps, path: str, module: nn.Module, parameters: list[Parameter]) -> None:
         self.taps = taps
         self.removed = False
+        self.before = vars(module).get("forward")
         self._path = path
         self._module = module
         self._original = module.forward
+        self._uncompiled = torch.compiler.disable(self._tapped)  # type: ignore[no-untyped-call]
         self._interception = Interception(module, parameters, taps._calls, taps.listener, taps.substitute)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return _uncompiled()(self._tapped)(*args, **kwargs)
-        return self._tapped(*args, **kwargs)
+        return (self._uncompiled if torch.compiler.is_compiling() else self._tapped)(*args, **kwargs)
 
     def _tapped(self, *args: Any, **kwargs: Any) -> Any:
         if self.removed or self.taps._calls.idle():
@@ -223,13 +226,12 @@ class _Forward:
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo[id(self._module)]
-        return types.MethodType(type(copied).forward, copied)
+        return _class_forward(memo[id(self._module)])
 
     def __reduce__(self) -> Any:
-        return types.MethodType, (type(self._module).forward, self._module)
+        return _class_forward, (self._module,)
 
 
-@functools.cache
-def _uncompiled() -> Callable[..., Any]:
-    return cast("Callable[..., Any]", torch.compiler.disable)
+def _class_forward(module: nn.Module) -> Any:
+    """What is left of a tapped `forward` in a copy: the one that its class defines."""
+    return types.MethodType(type(module).forward, module)

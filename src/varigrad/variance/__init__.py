@@ -1,7 +1,7 @@
 """The variance of the gradient inside a mini-batch.
 
-`choice` has the function `gradient_variance`, `handle` what it returns. Its methods: `samples` ("vmap"), and, each a
-`passes.BackwardVariance`, `microbatch`, `ranks` and `layers`; the last rests on `terms`, `convolution` and `operations`.
+`choice` has the function `gradient_variance`, `handle` what it returns. Its methods: `samples` ("vmap") and,
+on top of `passes`, `microbatch`, `ranks` and `layers`; the last rests on `terms`, `convolution` and `operations`.
 """
 
 from .choice import gradient_variance

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from ..engine.taps import Call, Taps
+from varigrad.engine.taps import Call, Taps
 from .arithmetic import Moments, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
@@ -86,7 +86,7 @@ class LayerVariance(BackwardVariance):
         self._calls: set[Call] = set()
         self._uses: dict[str, list[_Use]] = {}
         self._grads: dict[str, Tensor] = {}
-        self._before: dict[str, Tensor] = {}
+        self._carried: dict[str, Tensor] = {}
         self._rows: dict[str, Rows] = {}
         self._done: set[str] = set()
 
@@ -151,7 +151,7 @@ class LayerVariance(BackwardVariance):
             return  # it will be this gradient
         self._grads[name] = grad
         if self._adds_to is True and name in self._variances and name not in self._totals:
-            self._before[name] = param.grad.clone()
+            self._carried[name] = param.grad.clone()
 
     def _added(self, name: str, param: Parameter) -> None:
         grad, uses = self._grads.pop(name, param.grad), self._uses.pop(name, [])
@@ -197,14 +197,14 @@ class LayerVariance(BackwardVariance):
         """Refuses a gradient that is not the sum of the samples' terms."""
         coarse = coarse or param.is_cuda or param.dtype not in TOLERANCE
         tolerance = COARSE_TOLERANCE if coarse else TOLERANCE[param.dtype]
-        size = (moments.variance.sum() + moments.total.square().sum() / moments.count).sqrt()
+        size = (moments.variance.sum() + moments.total.square().sum() / moments.size).sqrt()
         if bool((grad - moments.total).norm() > tolerance * size):
             raise RuntimeError(_other_path(name))
 
     def _take(self, name: str, param: Parameter, moments: Moments) -> None:
         """Joins the terms of this pass to those before."""
         if self._earlier:
-            before, variance = self._totals.get(name, self._before.pop(name, None)), self._variances.get(name)
+            before, variance = self._totals.get(name, self._carried.pop(name, None)), self._variances.get(name)
             if before is None or variance is None:  # no gradient until now
                 before, variance = torch.zeros_like(moments.total), torch.zeros_like(moments.variance)
             moments = join(Moments(self._earlier, before, variance), moments)
@@ -220,11 +220,11 @@ class LayerVariance(BackwardVariance):
             kinds.setdefault((rows.terms.device, rows.terms.dtype), []).append(name)
         for names in kinds.values():
             columns = [self._rows[name].terms.flatten(1) for name in names]
-            count, total, variance = Rows(torch.cat(columns, 1)).moments(self._memory)
+            size, total, variance = Rows(torch.cat(columns, 1)).moments(self._memory)
             sizes = [column.shape[1] for column in columns]
-            for name, one, other in zip(names, total.split(sizes), variance.split(sizes), strict=True):
+            for name, one, other in zip(names, torch.split(total, sizes), torch.split(variance, sizes), strict=True):
                 param = self.params[name]
-                self._take(name, param, Moments(count, one.view(param.shape), other.view(param.shape)))
+                self._take(name, param, Moments(size, one.view(param.shape), other.view(param.shape)))
 
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
@@ -234,7 +234,7 @@ class LayerVariance(BackwardVariance):
                 if name not in self._done and param.grad is not None:
                     zero = torch.zeros_like(param.grad, dtype=working_dtype(param))
                     if name in self._variances and name not in self._totals:
-                        self._before[name] = param.grad
+                        self._carried[name] = param.grad
                     self._take(name, param, Moments(self._count, zero, zero.clone()))
             self._earlier += self._count
         for name in self._done:

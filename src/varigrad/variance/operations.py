@@ -71,7 +71,9 @@ def _linear(operation: Operation, arguments: Mapping[str, Any], inputs: Tensor, 
 def _conv(operation: Operation, arguments: Mapping[str, Any], inputs: Tensor, grad: Tensor) -> dict[str, Terms]:
     found: dict[str, Terms] = {}
     if _wanted(arguments, "weight"):
-        stride, padding, dilation = (each(arguments, *pair) for pair in (("stride", 1), ("padding", 0), ("dilation", 1)))
+        stride, padding, dilation = (
+            each(arguments, *pair) for pair in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
         whole, patched = (inputs, grad) if operation.name == "conv_transpose" else (grad, inputs)
         shape, groups = arguments["weight"].shape, arguments.get("groups", 1)
         found["weight"] = Convolved(whole, patched, shape, stride, padding, dilation, groups)
@@ -121,5 +123,11 @@ _BUILDERS: Mapping[str, Callable[..., dict[str, Terms]]] = {
 
 _NORMS: Mapping[Operation, Callable[..., Tensor]] = {
     OPERATIONS[function]: function
-    for function in (functional.layer_norm, functional.rms_norm, functional.group_norm, functional.batch_norm, functional.instance_norm)
+    for function in (
+        functional.layer_norm,
+        functional.rms_norm,
+        functional.group_norm,
+        functional.batch_norm,
+        functional.instance_norm,
+    )
 }

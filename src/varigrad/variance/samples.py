@@ -59,10 +59,25 @@ class SampleVariance(GradientVariance):
             The mean loss, detached.
 
         Raises:
-            RuntimeError: If the model mixes the samples (batch normalisation in training mode).
-            ValueError: If there are fewer than 2 samples, or the tensors disagree on how many there are.
+            RuntimeError: If the model mixes the samples (batch normalisation in training mode), or gradients are left
+                from before.
+            TypeError: If `chunk_size` is not an integer.
+            ValueError: If there are fewer than 2 samples, or the tensors disagree on how many there are, or `loss_fn`
+                returns more than one number.
+
+        Example:
+            >>> import torch, varigrad
+            >>> model = torch.nn.Linear(3, 1)
+            >>> handle = varigrad.gradient_variance(model, method="vmap")
+            >>> loss = handle.compute(torch.nn.functional.mse_loss, torch.randn(8, 3), torch.randn(8, 1))
+            >>> model.weight.grad_variance.shape, model.weight.grad_samples
+            (torch.Size([1, 3]), 8)
         """
         self._refuse_mixing()
+        if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
+            raise TypeError(f"chunk_size = {chunk_size!r} is not accepted: it must be an integer, or None for all")
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size = {chunk_size} is not accepted: it must be at least 1")
         leaves, structure = pytree.tree_flatten((inputs, targets))
         where = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         sizes = {leaves[index].shape[0] if leaves[index].dim() else 0 for index in where}

@@ -250,7 +250,9 @@ class Together(Terms):
             together = Rows(torch.stack([part.terms for part in parts if isinstance(part, Rows)]).sum(0))
         elif all(isinstance(part, Outer) for part in parts):
             outer = [part for part in parts if isinstance(part, Outer)]
-            together = Outer(torch.cat([part.grads for part in outer], 1), torch.cat([part.inputs for part in outer], 1))
+            together = Outer(
+                torch.cat([part.grads for part in outer], 1), torch.cat([part.inputs for part in outer], 1)
+            )
         else:
             together = Together(parts)
         together.coarse = any(part.coarse for part in parts)
