@@ -32,6 +32,7 @@ class Block(nn.Module):
         self.head = nn.Linear(width, 10)
 
     def forward(self, ids):
+        """Classifies sequences of symbols."""
         return self.head(self.block(self.embedding(ids)).mean(1))
 
 

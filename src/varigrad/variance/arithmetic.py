@@ -19,12 +19,12 @@ class Moments(NamedTuple):
     """What is known of M terms c_n, independent of each other, whose sum is a gradient.
 
     Attributes:
-        count: M.
+        size: M.
         total: Σ c_n.
         variance: The unbiased variance of that sum, M/(M-1) Σ (c_n - c̄)²; 0 if M = 1.
     """
 
-    count: int
+    size: int
     total: Tensor
     variance: Tensor
 
@@ -34,7 +34,7 @@ def join(first: Moments, second: Moments) -> Moments:
 
     Their squared deviations add up, and n₁n₂/(n₁+n₂) times the squared difference of their means beside them.
     """
-    n1, n2 = first.count, second.count
+    n1, n2 = first.size, second.size
     difference = (first.total / n1).sub_(second.total, alpha=1 / n2)
     variance = difference.square_().mul_(n1 * n2 / (n1 + n2))
     variance.add_(first.variance, alpha=(n1 - 1) / n1).add_(second.variance, alpha=(n2 - 1) / n2)

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
 from varigrad.engine.taps import Call, Taps
+
 from .arithmetic import Moments, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..engine.parametrised import OPERATIONS, Operation, each
-from ..engine.taps import Call
+from varigrad.engine.parametrised import OPERATIONS, Operation, each
+from varigrad.engine.taps import Call
+
 from .arithmetic import working_dtype
 from .convolution import Convolved
 from .terms import Outer, Rows, Scattered, Terms
@@ -124,10 +125,7 @@ _BUILDERS: Mapping[str, Callable[..., dict[str, Terms]]] = {
 _NORMS: Mapping[Operation, Callable[..., Tensor]] = {
     OPERATIONS[function]: function
     for function in (
-        functional.layer_norm,
-        functional.rms_norm,
-        functional.group_norm,
-        functional.batch_norm,
-        functional.instance_norm,
+        *(functional.layer_norm, functional.rms_norm, functional.group_norm),
+        *(functional.batch_norm, functional.instance_norm),
     )
 }

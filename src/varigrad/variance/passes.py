@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ class BackwardVariance(GradientVariance):
         self._adds_to: bool | str = False
         self._anything = False
         for name, param in self.params.items():
-            before = param.register_hook(functools.partial(self._before, name))
-            after = param.register_post_accumulate_grad_hook(_After(self, name))
+            hooked: Any = param
+            before = hooked.register_hook(functools.partial(self._before, name))
+            after = hooked.register_post_accumulate_grad_hook(_After(self, name))
             self._undo += [before.remove, after.remove]
 
     def _arrives(self, name: str, param: Parameter, grad: Tensor) -> None:

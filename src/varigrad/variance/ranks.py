@@ -89,7 +89,7 @@ class RankVariance(BackwardVariance):
         """Adds up the squared deviations of the workers, and publishes the variances as views of one buffer."""
         sizes = [self.params[name].numel() for name in names]
         flat = torch.empty(sum(sizes), dtype=dtype, device=device)
-        for name, part in zip(names, flat.split(sizes), strict=True):
+        for name, part in zip(names, torch.split(flat, sizes), strict=True):
             param, own = self.params[name], self._own.get(name)
             assert param.grad is not None
             deviation = part.view(param.shape)
@@ -98,5 +98,5 @@ class RankVariance(BackwardVariance):
         flat.square_()
         dist.all_reduce(flat, group=self._group)
         flat.div_(self._workers * (self._workers - 1))
-        for name, part in zip(names, flat.split(sizes), strict=True):
+        for name, part in zip(names, torch.split(flat, sizes), strict=True):
             self._publish(name, part.view(self.params[name].shape), self._workers)

@@ -137,7 +137,7 @@ class SampleVariance(GradientVariance):
             if name in self._moments:
                 moments = join(self._moments[name], moments)
             self._moments[name] = moments
-            self._publish(name, moments.variance.clone(), moments.count)
+            self._publish(name, moments.variance.clone(), moments.size)
         self._remember()
 
     def _refuse_mixing(self) -> None:

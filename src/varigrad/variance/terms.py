@@ -205,7 +205,7 @@ class Scattered(Terms):
             kept = rows.flatten() != skip
             places, grads = places[kept], grads[kept]
         # Positions of one sample that name the same row are one term.
-        unique, inverse = places.unique(return_inverse=True)
+        unique, inverse = torch.unique(places, return_inverse=True)
         self.grads = grads.new_zeros(len(unique), grads.shape[1]).index_add_(0, inverse, grads)
         self.samples, self.rows = unique // height, unique % height
 
