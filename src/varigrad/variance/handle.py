@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import Parameter
+from torch.nn import Parameter, UninitializedParameter
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 __all__ = ["GradientVariance"]
@@ -35,6 +35,11 @@ class GradientVariance:
         if not self.params:
             raise ValueError("gradient_variance needs a model with parameters that require a gradient; this has none")
         for name, param in self.params.items():
+            if isinstance(param, UninitializedParameter):
+                raise ValueError(
+                    f"gradient_variance cannot serve {name}, which has no shape yet: run the model once on some input "
+                    "before"
+                )
             if isinstance(param, DTensor):
                 raise TypeError(
                     f"gradient_variance cannot serve {name}, a {type(param).__name__} of which this process has only "

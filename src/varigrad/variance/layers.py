@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -70,21 +71,28 @@ class LayerVariance(BackwardVariance):
     method = "layers"
 
     def __init__(self, model: nn.Module, reason: str, batch_dim: int = 0, penalty: bool = False) -> None:
-        if problem := unserved(model):
-            raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
         super().__init__(model, reason)
+        try:
+            problem = unserved(model)
+            if problem is not None:
+                raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
+            taps = Taps(model, self._heard, substitute=True, biases=True)
+        except Exception:
+            self.remove()
+            raise
+        self._undo.append(taps.remove)
         self._batch_dim = batch_dim
         self._penalty = penalty
         self._memory = Memory()
         self._earlier = 0  # samples of the passes before
         self._variances: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}  # only where p.grad is not exactly that
+        self._served: WeakSet[Call] = WeakSet()
         self._drop()
-        self._undo.append(Taps(model, self._heard, substitute=True, biases=True).remove)
 
     def _drop(self) -> None:
         self._count = 0
-        self._calls: set[Call] = set()
+        self._calls: list[Call] = []
         self._uses: dict[str, list[_Use]] = {}
         self._grads: dict[str, Tensor] = {}
         self._carried: dict[str, Tensor] = {}
@@ -93,18 +101,19 @@ class LayerVariance(BackwardVariance):
 
     def _start(self) -> None:
         self._earlier = 0
+        self._served.clear()
         self._variances.clear()
         self._totals.clear()
 
     def _heard(self, call: Call, inputs: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Takes a layer's input and the gradient at its output, returns the gradients of its weight and its bias."""
         self._enter()
-        if call in self._calls:
+        if self._adds_to is True and call in self._served:
             raise RuntimeError(
                 f"a second backward pass goes through one call of {_where(call)}: its samples would count twice; add "
                 "up the losses and go backward once"
             )
-        self._calls.add(call)
+        self._calls.append(call)
         with _plain(grad):
             inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
             self._check_count(call, len(grad))
@@ -230,6 +239,7 @@ class LayerVariance(BackwardVariance):
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
         self._take_rows()
+        self._served.update(self._calls)
         if self._count:
             for name, param in self.params.items():
                 if name not in self._done and param.grad is not None:
