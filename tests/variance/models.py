@@ -115,7 +115,10 @@ BUILDERS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
         ),
         torch.randn(5, 4, 6),
     ),
-    "frozen batch norm": lambda: (_flat(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4).eval(), nn.Tanh()), torch.randn(5, 2, 6, 6)),
+    "frozen batch norm": lambda: (
+        _flat(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4).eval(), nn.Tanh()),
+        torch.randn(5, 2, 6, 6),
+    ),
     "transformer": lambda: (Encoder(), torch.randint(9, (5, 7))),
     "attention": lambda: (CrossAttention(), torch.randn(5, 4, 6)),
     "reused": lambda: (Reused(), torch.randn(6, 5)),
@@ -144,8 +147,7 @@ def single_gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[
     """The gradient of every sample's loss, by one backward pass for each: (M, *shape)."""
     names, params = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad), strict=True)
     rows = [
-        torch.autograd.grad(loss_of(model(inputs[n : n + 1]), targets[n : n + 1]), params)
-        for n in range(len(targets))
+        torch.autograd.grad(loss_of(model(inputs[n : n + 1]), targets[n : n + 1]), params) for n in range(len(targets))
     ]
     return {name: torch.stack(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
