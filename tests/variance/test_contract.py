@@ -1,12 +1,15 @@
 """What every method promises: the handle, its choice, its errors, and that nothing stale is ever stepped on."""
 
 import copy
+import gc
 import logging
 import pickle
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import varigrad
 
@@ -118,6 +121,22 @@ def test_sparse_gradients_are_refused_when_they_come():
     varigrad.gradient_variance(model, method="microbatch")
     with pytest.raises(RuntimeError, match="needs dense gradients, but weight has a sparse one"):
         model(torch.tensor([1, 2])).sum().backward()
+
+
+@pytest.mark.parametrize("method", ["layers", "vmap", "microbatch"])
+def test_a_model_that_nobody_needs_goes_with_its_handle(method):
+    model, inputs, targets = problem("mlp")
+    handle = varigrad.gradient_variance(model, method=method)
+    run(model, handle, inputs, targets)
+    optimizer = varigrad.VSGD(model.parameters(), variance="batch")
+    optimizer.step()
+    gone = weakref.ref(handle), weakref.ref(model)
+    hooks = len(_global_optimizer_pre_hooks)
+    del model, handle, optimizer
+    gc.collect()
+    assert gone[0]() is None
+    assert gone[1]() is None
+    assert len(_global_optimizer_pre_hooks) < hooks
 
 
 # ---------------------------------------------------------------- from the backward pass to the step

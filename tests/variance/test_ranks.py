@@ -139,12 +139,16 @@ def is_unbiased(rank, workers):
     assert abs(torch.stack(found).mean() * 6 * workers - 1) <= tolerance
 
 
-def refuses_other_methods(rank, workers):
+def refuses_other_methods_and_what_is_inside(rank, workers):
     model = DistributedDataParallel(network())
     for method in ("layers", "vmap", "microbatch"):
         with pytest.raises(TypeError, match="DistributedDataParallel"):
             varigrad.gradient_variance(model, method=method)
-    varigrad.gradient_variance(model.module, method="layers").remove()
+    optimizer = varigrad.VSGD(model.parameters(), variance="batch")
+    varigrad.gradient_variance(model.module, method="layers")
+    model(batch(rank)).square().mean().backward()
+    with pytest.raises(RuntimeError, match="its gradient has been changed since backward"):
+        optimizer.step()
 
 
 def refuses_a_single_worker(rank, workers):
@@ -167,7 +171,7 @@ TESTS = (
     serves_buckets_that_are_the_gradients,
     trains_as_the_reference_does,
     is_unbiased,
-    refuses_other_methods,
+    refuses_other_methods_and_what_is_inside,
     refuses_a_single_worker,
 )
 

@@ -52,7 +52,7 @@ def gradient_variance(
     gradients are scaled between `backward()` and the step, by clipping or a GradScaler, say so with `handle.rescale`.
 
     Args:
-        model: The model. For "ranks" it is the DistributedDataParallel itself, for the others what is inside one.
+        model: The model; for "ranks" in its DistributedDataParallel, which the other methods do not serve.
         method: "auto", "layers", "vmap", "microbatch" or "ranks".
         batch_dim: For "layers": the dimension of the samples, 0 or 1, in the input of layers that work position by
             position (Linear, Embedding, LayerNorm, RMSNorm), where it has that dimension beside its features. 1 is for

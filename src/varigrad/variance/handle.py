@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter, UninitializedParameter
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 __all__ = ["GradientVariance"]
 
@@ -60,7 +62,10 @@ class GradientVariance:
         self._names = {id(param): name for name, param in self.params.items()}
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._probe: tuple[str, Tensor] | None = None
-        self._undo: list[Callable[[], Any]] = [register_optimizer_step_pre_hook(self._guard).remove]
+        # Torch keeps this hook for ever: it must not keep the handle, and with it the model.
+        guard = register_optimizer_step_pre_hook(functools.partial(_guard, weakref.ref(self)))
+        weakref.finalize(self, guard.remove)
+        self._undo: list[Callable[[], Any]] = [guard.remove]
 
     def __enter__(self) -> GradientVariance:
         return self
@@ -159,7 +164,7 @@ class GradientVariance:
                 )
         return False
 
-    def _guard(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _guard(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuses a step on a variance that is not, or no longer, that of the gradient."""
         if any(callable(argument) for argument in (*args, *kwargs.values())):
             return  # a closure will compute the gradient anew
@@ -188,6 +193,15 @@ class GradientVariance:
                 "variance with handle.rescale(factor)"
             )
         return None
+
+
+def _guard(
+    handle: weakref.ref[GradientVariance], optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Before the step of any optimizer."""
+    owner = handle()
+    if owner is not None:
+        owner._guard(optimizer, args, kwargs)
 
 
 def _magnitude(param: Parameter) -> Tensor:
