@@ -16,6 +16,19 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 __all__ = ["GradientVariance"]
 
 
+_HELD = "_gradient_variance"
+
+
+class _Held:
+    """What keeps the handle alive as long as the model, an attribute of the parameters; no copy inherits it."""
+
+    def __init__(self, handle: GradientVariance) -> None:
+        self.handle = handle
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
 class GradientVariance:
     """Keeps `p.grad_variance` and `p.grad_samples` beside `p.grad`; made by `varigrad.gradient_variance`.
 
@@ -52,13 +65,11 @@ class GradientVariance:
                     f"gradient_variance cannot serve {name}, which is {param.dtype}: the variance of a complex "
                     "gradient is not one number; keep real and imaginary part in two real parameters"
                 )
-            hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
-            for hook in hooks.values():
-                if isinstance(owner := getattr(hook, "__self__", getattr(hook, "owner", None)), GradientVariance):
-                    raise ValueError(
-                        f"{name} is served by gradient_variance(method={owner.method!r}) already: call remove() on "
-                        "that handle first"
-                    )
+            if isinstance(held := param.__dict__.get(_HELD), _Held):
+                raise ValueError(
+                    f"{name} is served by gradient_variance(method={held.handle.method!r}) already: call remove() on "
+                    "that handle first"
+                )
         self._names = {id(param): name for name, param in self.params.items()}
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._probe: tuple[str, Tensor] | None = None
@@ -66,6 +77,8 @@ class GradientVariance:
         guard = register_optimizer_step_pre_hook(functools.partial(_guard, weakref.ref(self)))
         weakref.finalize(self, guard.remove)
         self._undo: list[Callable[[], Any]] = [guard.remove]
+        for param in self.params.values():
+            param.__dict__[_HELD] = _Held(self)
 
     def __enter__(self) -> GradientVariance:
         return self
@@ -118,6 +131,7 @@ class GradientVariance:
             self._undo.pop()()
         for param in self.params.values():
             _forget(param)
+            param.__dict__.pop(_HELD, None)
         self._seen.clear()
         self._probe = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -34,8 +35,9 @@ class BackwardVariance(GradientVariance):
         self._anything = False
         for name, param in self.params.items():
             hooked: Any = param
-            before = hooked.register_hook(functools.partial(self._before, name))
-            after = hooked.register_post_accumulate_grad_hook(_After(self, name))
+            # What these hooks hold, the garbage collector does not see: it must not be the handle.
+            before = hooked.register_hook(functools.partial(_before, weakref.ref(self), name))
+            after = hooked.register_post_accumulate_grad_hook(functools.partial(_after, weakref.ref(self), name))
             self._undo += [before.remove, after.remove]
 
     def _arrives(self, name: str, param: Parameter, grad: Tensor) -> None:
@@ -95,15 +97,14 @@ class BackwardVariance(GradientVariance):
             self._added(name, self.params[name])
 
 
-class _After:
-    """The hook behind the accumulation; it knows the handle that it belongs to."""
+def _before(owner: weakref.ref[BackwardVariance], name: str, grad: Tensor) -> None:
+    if (handle := owner()) is not None:
+        handle._before(name, grad)
 
-    def __init__(self, owner: BackwardVariance, name: str) -> None:
-        self.owner = owner
-        self.name = name
 
-    def __call__(self, param: Tensor) -> None:
-        self.owner._after(self.name)
+def _after(owner: weakref.ref[BackwardVariance], name: str, param: Tensor) -> None:
+    if (handle := owner()) is not None:
+        handle._after(name)
 
 
 def when_done(callback: Callable[[], None]) -> None:
