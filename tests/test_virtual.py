@@ -3,12 +3,16 @@
 import copy
 import gc
 import io
+import os
 import pickle
+import socket
+import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing
 from torch import nn
 
 import varigrad
@@ -516,8 +520,9 @@ def parametrised():
         (lambda: nn.PReLU(), r"1\.weight \(PReLU\)"),
         (Scaled, r"1\.factor \(Scaled\)"),
         (parametrised, r"1\.parametrizations\.weight\.original0"),
+        (lambda: nn.Linear(3, 3, dtype=torch.complex64), r"1\.weight \(Linear\)"),
     ],
-    ids=["lstm", "grucell", "embeddingbag", "prelu", "parameter", "parametrised"],
+    ids=["lstm", "grucell", "embeddingbag", "prelu", "parameter", "parametrised", "complex"],
 )
 def test_what_keeps_its_true_gradient_is_named_once(layer, named):
     model = nn.Sequential(nn.Linear(3, 3), layer(), nn.BatchNorm1d(3))
@@ -610,3 +615,75 @@ def test_virtual_gradients_and_other_taps_exclude_each_other():
     Taps(model, lambda *_: None, substitute=False)
     with pytest.raises(RuntimeError, match="tapped already"):
         varigrad.virtual_gradients(model)
+
+
+def sharded_worker(rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    sharded, replicated = matrices(), matrices()
+    for layer in (sharded[0], sharded[2], sharded[4], sharded):
+        fully_shard(layer, mesh=mesh)
+    wrapped = nn.parallel.DistributedDataParallel(replicated)
+    networks = [(net, varigrad.SVGD(model, lr=0.1)) for net, model in ((sharded, sharded), (wrapped, replicated))]
+    for inputs, targets in data(5, 6, (5,), (3,), seed=rank):
+        for network, optimizer in networks:
+            optimizer.zero_grad()
+            half_square(network(inputs), targets).backward()
+            optimizer.step()
+    for mine, theirs in zip(sharded.parameters(), replicated.parameters(), strict=True):
+        assert torch.allclose(mine.full_tensor(), theirs, rtol=1e-10)
+    squares = [optimizer.virtual_gradients.squares for _, optimizer in networks]
+    assert squares[0].keys() == squares[1].keys() == {"0.weight", "2.weight", "4.weight"}
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
+def test_a_sharded_model_takes_the_steps_of_a_replicated_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(sharded_worker, (port,), nprocs=2)
+
+
+def test_a_step_can_be_differentiated_by_its_rate():
+    """A step of gradient descent: the slope by the rate is minus the virtual gradient."""
+    model = matrices()
+    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    optimizer = varigrad.SVGD(model, lr=lr, differentiable=True)
+    ((inputs, targets),) = data(1, 6, (5,), (3,))
+    half_square(model(inputs), targets).backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    clones = [p.detach().clone() for p in model.parameters()]
+    optimizer.param_groups[0]["params"] = [p.clone() for p in clones]
+    for p, g in zip(optimizer.param_groups[0]["params"], grads, strict=True):
+        p.grad = g
+    optimizer.step()
+    total = sum(p.sum() for p in optimizer.param_groups[0]["params"])
+    (slope,) = torch.autograd.grad(total, lr)
+    assert torch.allclose(slope, -sum(g.sum() for g in grads), rtol=1e-12)
+
+
+def test_a_closure_is_called_and_schedulers_reach_the_rate():
+    model, twin = matrices(), matrices()
+    batches = data(6, 6, (5,), (3,))
+    optimizer = varigrad.SVGD(model, lr=torch.tensor(0.02, dtype=torch.float64))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
+    for inputs, targets in batches:
+
+        def closure(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            loss = half_square(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure) > 0
+        scheduler.step()
+    other = varigrad.SVGD(twin, lr=0.02)
+    train(twin, other, batches[:3])
+    other.param_groups[0]["lr"] = 0.01
+    train(twin, other, batches[3:])
+    assert all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(model.parameters(), twin.parameters(), strict=True))

@@ -81,13 +81,13 @@ class VirtualGradients:
         r = self._kept(call, total)
         # Each sample's own gradient is, for a mean over m samples, m times what arrives.
         factor = (len(exact) if self._loss_reduction == "mean" else 1) / self._scale_of_the_loss()
-        fresh = (r * rho).add_(total, alpha=(1 - rho) * factor**2 / count)
+        fresh = (r * rho).add_(total, alpha=(1 - rho) * factor**2 / count)  # Algorithm 1, r
         torch.where(fresh < torch.inf, fresh, r, out=r)  # an overflow, or a NaN, is not remembered
         floor = settings["eps"] or torch.finfo(r.dtype).tiny  # 0/0 := 0, without a gradient there is no step
-        gain = (r + floor).rsqrt_().mul_(settings["scale"])
+        gain = (r + floor).rsqrt_().mul_(settings["scale"])  # T
         if self._per == "channel":
             gain = gain.view([-1] + [1] * (grad.dim() - channel - 1))
-        return torch.mul(exact, gain, out=work).to(grad.dtype)
+        return torch.mul(exact, gain, out=work).to(grad.dtype)  # T applied
 
     def _room_for(self, grad: Tensor) -> Tensor:
         """A tensor to work in, like `grad`; on a CPU always the same memory, because new memory costs a pass."""

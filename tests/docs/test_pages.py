@@ -58,7 +58,13 @@ def reference(page: Path) -> str:
 
 
 def test_there_is_a_page_for_every_paper():
-    assert {page.name for page in PAGES} >= {"index.md", "vsgd.md", "dissecting-adam.md", "adabayes.md"}
+    assert {page.name for page in PAGES} >= {
+        "index.md",
+        "vsgd.md",
+        "dissecting-adam.md",
+        "adabayes.md",
+        "virtual-gradients.md",
+    }
 
 
 @every_paper_page
@@ -125,6 +131,7 @@ def test_arguments_and_defaults_are_those_of_the_code(page):
         parameters = dict(inspect.signature(kind).parameters)
         for common in ("params", "maximize", "foreach", "fused", "capturable", "differentiable"):
             del parameters[common]
+        parameters.pop("model", None)
         for argument, parameter in parameters.items():
             default = rates[name] if said[argument] == "see above" else said[argument]
             value = eval(unquoted(default))
@@ -143,7 +150,9 @@ def test_states_are_those_of_the_code(page):
         if re.search(rf"\b{name}\b", reference(page)):
             for variant in ({}, {"variance": "batch"}):
                 if set(variant) <= set(inspect.signature(kind).parameters):
-                    optimizer = kind([torch.zeros(1, requires_grad=True)], **variant)
+                    takes_model = "model" in inspect.signature(kind).parameters
+                    params = torch.nn.Linear(1, 1) if takes_model else [torch.zeros(1, requires_grad=True)]
+                    optimizer = kind(params, **variant)
                     kept |= set(optimizer.rule_for(optimizer.param_groups[0]).state)
     assert said == kept
 

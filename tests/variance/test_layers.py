@@ -320,6 +320,40 @@ def test_two_backward_passes_through_one_forward_pass_are_refused():
         loss.backward()
 
 
+def test_one_attention_for_two_kinds_of_attention_is_refused():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.attention(x, x, x)[0]
+            return self.attention(x[:, :1], x, x)[0]
+
+    model = Both()
+    varigrad.gradient_variance(model, method="layers")
+    with pytest.raises(RuntimeError, match=r"attention\.in_proj_weight was used as a whole and in parts in one pass"):
+        model(torch.randn(3, 5, 4)).square().sum().backward()
+
+
+def test_a_graph_of_the_gradients_is_refused():
+    model, inputs, targets = problem("mlp")
+    varigrad.gradient_variance(model, method="layers")
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        loss_of(model(inputs), targets).backward(create_graph=True)
+
+
+def test_virtual_gradients_and_layers_exclude_each_other():
+    model = nn.Linear(3, 2)
+    with varigrad.gradient_variance(model, method="layers"), pytest.raises(RuntimeError, match="stand alone"):
+        varigrad.virtual_gradients(model)
+    virtual = varigrad.virtual_gradients(model)
+    with pytest.raises(RuntimeError, match="stand alone"):
+        varigrad.gradient_variance(model, method="layers")
+    virtual.remove()
+    varigrad.gradient_variance(model, method="layers")
+
+
 def test_layers_that_disagree_on_the_samples_are_refused():
     class Positions(nn.Module):
         def __init__(self):

@@ -197,8 +197,7 @@ class _Tap(torch.autograd.Function):
         ctx.call, ctx.listener = call, listener
         ctx.autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
         # Another tensor on the same memory, to autograd no view: it may be overwritten, as by an in-place ReLU.
-        same: Tensor = torch.ops.aten._unsafe_view.default(output, output.shape)
-        return same
+        return output.data
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

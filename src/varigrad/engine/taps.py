@@ -46,8 +46,8 @@ class Taps:
 
     Tapped are Linear, Conv and ConvTranspose layers in one to three dimensions, Embedding and MultiheadAttention, and
     with `biases=True` their biases and the scale and shift of norm layers; subclasses of them too, if they use their
-    parameters through the functions of `torch.nn.functional`. `modules` says which parameters that is. Other parameters
-    are left alone. A parameter that does not require a gradient when the layer is called is not tapped in that call.
+    parameters through the functions of `torch.nn.functional`. `modules` says which parameters that is. Others are left
+    alone, complex ones among them, and those that require no gradient when the layer is called.
 
     A tap works in training and evaluation mode, with gradient accumulation, gradient checkpointing of either kind,
     autocast, shared parameters, a layer that is called several times, and DistributedDataParallel around the model.
@@ -144,7 +144,8 @@ def _parameters(module: nn.Module, path: str, biases: bool) -> list[Parameter]:
     elif isinstance(module, _NORMS) and biases:
         names = ["weight", "bias"]
     prefix = path + "." if path else ""
-    found = [(prefix + name, module, name) for name in names if module._parameters.get(name) is not None]
+    present = {name: parameter for name in names if (parameter := module._parameters.get(name)) is not None}
+    found = [(prefix + name, module, name) for name, parameter in present.items() if not parameter.dtype.is_complex]
     if isinstance(module, nn.MultiheadAttention):  # which uses the parameters of its output layer, not the layer
         found += _parameters(module.out_proj, prefix + "out_proj", biases)
     return found
