@@ -4,6 +4,7 @@ from .adabayes import AdaBayes, AdaBayesFP
 from .convert import convert_state
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
+from .variance import GradientVariance, gradient_variance
 from .version import __version__
 from .virtual import SVGD, virtual_gradients
 from .vsgd import VSGD, ConstantVSGD
@@ -24,5 +25,7 @@ __all__ = [
     "virtual_gradients",
     "param_groups",
     "convert_state",
+    "GradientVariance",
+    "gradient_variance",
     "__version__",
 ]

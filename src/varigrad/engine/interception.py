@@ -59,10 +59,14 @@ class Call:
         return tensor.reshape(shape)
 
 
+Answer = Tensor | tuple[Tensor | None, Tensor | None] | None
+"""What a listener may answer."""
+
+
 class Listener(Protocol):
     """Whoever a tap reports to, once for every call in every backward pass, in the order of the backward pass."""
 
-    def __call__(self, call: Call, inputs: Tensor, grad: Tensor) -> Tensor | None:
+    def __call__(self, call: Call, inputs: Tensor, grad: Tensor) -> Answer:
         """Hears of one call.
 
         Args:
@@ -76,7 +80,8 @@ class Listener(Protocol):
 
         Returns:
             What the gradients of the operation's parameters are to be computed from, shaped like `grad`; None for
-            `grad` itself. A tap that does not substitute ignores it.
+            `grad` itself. Or those gradients themselves, of weight and bias, each None where the call has none. A tap
+            that does not substitute ignores the answer.
         """
 
 
@@ -208,6 +213,9 @@ class _Tap(torch.autograd.Function):
             answer = ctx.listener(call, call.samples_first(x), call.samples_first(grad))
             if not any(wanted):
                 return grad, None, None, None, None, None
+            if isinstance(answer, tuple):
+                found = tuple(one if want else None for one, want in zip(answer, wanted, strict=True))
+                return grad, None, *found, None, None
             seen = grad if answer is None else call.as_it_was(answer, grad.shape)
             if ctx.autocast is not None and call.operation.name == "norm":
                 with torch.autocast(x.device.type, ctx.autocast):
