@@ -153,6 +153,7 @@ def main() -> None:
                 print(f"step {step}: loss {mean:.6f}", flush=True)
         if step % args.save_every == 0 or step == args.steps:
             save(args.folder / str(step), model, optimizer)
+    dist.barrier()  # none leaves while another is still writing
     dist.destroy_process_group()
 
 
