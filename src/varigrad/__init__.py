@@ -2,6 +2,7 @@
 
 from .adabayes import AdaBayes, AdaBayesFP
 from .convert import convert_state
+from .gradient_release import step_in_backward
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .version import __version__
@@ -20,6 +21,7 @@ __all__ = [
     "SSD",
     "MSSD",
     "param_groups",
+    "step_in_backward",
     "convert_state",
     "__version__",
 ]

@@ -255,12 +255,31 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._step_group(group, ready)
         return loss
 
-    def _ready(self, index: int, group: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Returns the parameters of a group that have a gradient, with the further inputs of their step."""
+    @torch.no_grad()
+    def step_parameter(self, index: int, position: int) -> None:
+        """Performs one optimization step of one parameter alone, the same that `step` would; no hook is called.
+
+        Args:
+            index: The number of the parameter's group, from 0.
+            position: Its position in `optimizer.param_groups[index]["params"]`, from 0.
+
+        Raises:
+            RuntimeError: If its gradient is sparse. Nothing has been changed then.
+        """
+        group = self.param_groups[index]
+        ready = self._ready(index, group, [position])
+        self.prepare(group)
+        self._step_group(group, ready)
+
+    def _ready(
+        self, index: int, group: Mapping[str, Any], positions: Iterable[int] | None = None
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Returns the parameters of a group, or those at `positions`, that have a gradient, with their inputs."""
         if not torch.compiler.is_compiling():
             self._check(group, index)
         ready = {}
-        for position, param in enumerate(group["params"]):
+        for position in range(len(group["params"])) if positions is None else positions:
+            param = group["params"][position]
             if param.grad is None:
                 continue
             if param.grad.layout is not torch.strided:
