@@ -1,4 +1,4 @@
-"""The command line: `varigrad compare` and `varigrad list`."""
+"""The command line: `varigrad compare`, `varigrad list` and `varigrad doctor`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ def varigrad(
 
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
+    [bold]varigrad doctor[/bold] tells what works on this machine, and how to mend what does not.
     """
     if version:
         print(f"varigrad {__version__}")
@@ -238,6 +239,28 @@ def compare_command(
     results.print(Text(summary(comparison)))
     for path in outputs.write(comparison, origin, json, out):
         results.print(f"Wrote {path}", soft_wrap=True, markup=False)
+
+
+@app.command("doctor")
+def doctor_command(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look for data in.", envvar="VARIGRAD_DATA", metavar="FOLDER")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write the findings as JSON instead.")] = False,
+) -> None:
+    """Tell what works on this machine: ways to run a step, devices, extras, data.
+
+    The exit code is 1 if something is broken, else 0; what is not installed, or merely slow, is not broken.
+    """
+    from varigrad.lab.doctor import examine, is_broken, sheet, to_json
+
+    sections = examine(data_dir)
+    if json:
+        print(to_json(sections))
+    else:
+        Console(highlight=False).print(sheet(sections))
+    if is_broken(sections):
+        raise typer.Exit(1)
 
 
 def _data_folder(given: Path | None) -> Path | None:
