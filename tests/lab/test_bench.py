@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import varigrad
 from varigrad.cli import app
+from varigrad.engine import fused
 from varigrad.engine.optimizer import RuleOptimizer
 from varigrad.lab.bench import contenders, shapes, timing
 
@@ -158,3 +162,35 @@ def test_what_means_nothing_is_refused_in_one_line(arguments: list[str], message
     (line,) = result.stderr.splitlines()
     assert line.startswith("varigrad: error: ")
     assert message in line
+
+
+PEAK = """
+import re, torch, varigrad
+from pathlib import Path
+
+def memory(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+torch.set_num_threads(2)
+for way in ("fused", "foreach"):
+    param = torch.zeros(10_000_000, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    optimizer = varigrad.VSGD([param], **{way: True})
+    optimizer.step()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = memory("VmRSS")
+    optimizer.step()
+    print((memory("VmHWM") - before) / (4 * param.numel()))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_what_is_not_seen_as_a_tensor_takes_no_memory_in_a_fused_step_either() -> None:
+    if fused.unavailable(varigrad.VSGD.rule):
+        pytest.skip("no compiled kernels")
+    # With this glibc gives freed memory back at once; what an earlier step took would hide what a later one takes.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    result = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=environment)
+    with_fused, with_foreach = map(float, result.stdout.split())
+    assert with_fused < 0.1  # of the parameter's own bytes
+    assert with_foreach > 1
