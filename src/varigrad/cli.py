@@ -284,8 +284,8 @@ def bench_command(
 ) -> None:
     """Time one step of every optimizer, in every way, against torch's fused AdamW.
 
-    Each is timed in turns with AdamW and with a copy of the same tensors, so that a change of the machine's speed
-    meets all three; medians of the ratios are shown, with the range of their middle half.
+    Each is timed in turns with AdamW, a copy and an addition on the same tensors, so that a change of the machine's
+    speed meets all; medians of the ratios are shown, with the range of their middle half.
 
     [bold]Examples[/bold]
 

@@ -44,10 +44,12 @@ def test_every_optimizer_has_a_row_in_every_way(tmp_path: Path) -> None:
     for row in found["rows"]:
         assert {
             "optimizer", "way", "shapes", "parameters", "tensors", "ms", "ratio_to_adamw_fused", "ratio_quartiles",
-            "state_bytes_per_parameter", "temporary_bytes_per_parameter", "bytes_per_second", "bandwidth_fraction",
+            "state_bytes_per_parameter", "temporary_bytes_per_parameter", "bytes_per_second",
+            "bandwidth_fraction", "addition_ratio",
         } == row.keys()  # fmt: skip
         assert row["ms"] > 0
         assert row["bandwidth_fraction"] > 0
+        assert row["addition_ratio"] > 0
         low, high = row["ratio_quartiles"]
         assert low <= row["ratio_to_adamw_fused"] <= high
         assert row["parameters"] == 1000

@@ -1,12 +1,13 @@
-"""Timing a step: in turns with the reference and with a copy, so that a change of the machine's speed meets all three.
+"""Timing a step: in turns with a reference, a copy and an addition, so that a change of the machine's speed meets all.
 
 Every contender steps the same parameters on the same gradients as the reference, with state of its own. In each round
 one after the other is timed, in an order that turns around from round to round; what is reported of a round are ratios.
 
-**The floor.** One step must read parameter, gradient and state, and write parameter and state. The least time for that
-is taken to be the time in which torch's own copy, in as many threads, moves as many bytes: a copy is the simplest pass
-over memory there is, and it is measured in the same round on tensors of the same sizes. The share of the copy's
-bandwidth that a step attains is then the floor's time over the step's; small tensors that stay in a cache can exceed 1.
+**The yardsticks.** One step must read parameter, gradient and state, and write parameter and state, in place. The time
+is set against those in which torch, in as many threads and on tensors of the same sizes, moves as many bytes by an
+addition in place (one pass, one addition per element) and by a copy. Neither is a bound: gradients are only read, which
+is cheaper than reading and writing; a processor may read the memory that a copy writes over; and caches serve what is
+small.
 """
 
 # mypy: allow-untyped-calls
@@ -51,7 +52,8 @@ class Timing:
         state_bytes_per_parameter: Bytes of state kept between steps.
         temporary_bytes_per_parameter: Bytes that tensors made during a step take at most at once.
         bytes_per_second: What a step reads and writes, over its time.
-        bandwidth_fraction: The same over what a copy reads and writes in its time, the median.
+        addition_ratio: The step's time over that of an addition in place that moves as many bytes, the median.
+        bandwidth_fraction: What a step reads and writes per second over what a copy does, the median.
     """
 
     optimizer: str
@@ -67,6 +69,7 @@ class Timing:
     temporary_bytes_per_parameter: float
     bytes_per_second: float
     bandwidth_fraction: float
+    addition_ratio: float
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,17 @@ def _time(
     rounds: int,
     device: torch.device,
 ) -> Timing:
-    """Times one contender against the reference and a copy."""
+    """Times one contender against the reference, a copy and an addition."""
     is_reference = contender is REFERENCE
     reference = optimizer if is_reference else REFERENCE.make(params)
     source = [param.detach() for param in params]
     target = [torch.empty_like(param) for param in source]
-    runs: list[Callable[[], object]] = [optimizer.step, reference.step, lambda: torch._foreach_copy_(target, source)]
+    runs: list[Callable[[], object]] = [
+        optimizer.step,
+        reference.step,
+        lambda: torch._foreach_copy_(target, source),
+        lambda: torch._foreach_add_(target, 1.0),
+    ]
     if is_reference:
         del runs[1]
     repeats = [_repeats(run, device) for run in runs]
@@ -139,7 +147,7 @@ def _time(
         order = range(len(runs)) if number % 2 else reversed(range(len(runs)))
         for index in order:
             seconds[index].append(_seconds(runs[index], repeats[index], device))
-    mine, copy = seconds[0], seconds[-1]
+    mine, copy, addition = seconds[0], seconds[-2], seconds[-1]
     ratios = [a / b for a, b in zip(mine, mine if is_reference else seconds[1], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else 3 * ratios
     count = sum(param.numel() for param in params)
@@ -147,6 +155,8 @@ def _time(
     width = params[0].element_size()
     moved = 3 * count * width + 2 * state
     fractions = [(moved / a) / (2 * count * width / b) for a, b in zip(mine, copy, strict=True)]
+    # Copy and addition read and write each element once.
+    additions = [a / (b * moved / (2 * count * width)) for a, b in zip(mine, addition, strict=True)]
     return Timing(
         contender.optimizer,
         contender.way,
@@ -161,6 +171,7 @@ def _time(
         temporary_bytes_per_parameter=temporary_bytes(optimizer) / count,
         bytes_per_second=moved / statistics.median(mine),
         bandwidth_fraction=statistics.median(fractions),
+        addition_ratio=statistics.median(additions),
     )
 
 
