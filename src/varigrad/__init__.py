@@ -2,6 +2,7 @@
 
 from .adabayes import AdaBayes, AdaBayesFP
 from .convert import convert_state
+from .gradient_release import step_in_backward
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .variance import GradientVariance, gradient_variance
@@ -24,6 +25,7 @@ __all__ = [
     "SVGD",
     "virtual_gradients",
     "param_groups",
+    "step_in_backward",
     "convert_state",
     "GradientVariance",
     "gradient_variance",

@@ -260,7 +260,7 @@ def test_cycling_the_momentum_works_or_is_refused_at_once(make, schedule):
     assert all(param.isfinite().all() for param in model.parameters())
 
 
-@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "fast"])
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "fast", None])
 @pytest.mark.parametrize("make", [make for make in CONTENDERS if cycled(make) == "momentum"], ids=lambda m: m.__name__)
 def test_a_cycled_momentum_is_checked(make, value):
     model = network()

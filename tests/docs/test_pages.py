@@ -15,7 +15,7 @@ from varigrad.engine.optimizer import FLAGS
 DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = Path(varigrad.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
-PAPER_PAGES = [page for page in PAGES if "\n## Reference\n" in page.read_text("utf-8")]
+PAPER_PAGES = [DOCS / f"{name}.md" for name in ("vsgd", "dissecting-adam", "adabayes", "virtual-gradients")]
 TRAINERS = ("lightning", "transformers", "accelerate", "timm")
 OPTIMIZERS = {
     name: kind

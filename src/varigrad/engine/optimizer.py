@@ -42,8 +42,8 @@ FLAGS: dict[str, tuple[Accepts, Any]] = {
 """The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
 
 CYCLED = "momentum"
-"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`. They ask the
-defaults whether there is one; the groups are without it until then."""
+"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`; until then it
+is True."""
 
 TORCHS = {
     "exp_avg",
@@ -95,7 +95,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = {name: arguments[name] for name in (*self._shared, *self.accepts)}
         defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
         if "beta" in defaults:
-            defaults.setdefault(CYCLED, None)
+            defaults.setdefault(CYCLED, True)
         self._check(defaults)
         super().__init__(params, defaults)
 
@@ -157,12 +157,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                     )
             self._check({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
-        self._without_cycled(self.param_groups[-1])
-
-    def _without_cycled(self, group: dict[str, Any]) -> None:
-        """Takes away the entry for a cycled momentum where there is no value in it, which others would read as one."""
-        if group.get(CYCLED, 0.0) is None:
-            del group[CYCLED]
 
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
@@ -172,8 +166,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             accepts.check(f"{name}'s {key}{where}", group[key])
         for key, (accepts, _) in FLAGS.items():
             accepts.check(f"{name}'s {key}{where}", group[key])
-        if (cycled := _cycled(group)) is not None:
-            self.accepts["beta"].check(f"{name}'s {CYCLED}{where}", cycled)
+        if "beta" in group and CYCLED not in self.accepts and group.get(CYCLED, True) is not True:
+            self.accepts["beta"].check(f"{name}'s {CYCLED}{where}", group[CYCLED])
         if group["foreach"] and group["fused"]:
             raise RuntimeError(f"{name}{where}: foreach=True and fused=True exclude each other; set one of them")
         for way in ("foreach", "fused"):
@@ -192,11 +186,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         for name, (_, default) in FLAGS.items():
             self.defaults.setdefault(name, default)
         if "beta" in self.defaults:
-            self.defaults.setdefault(CYCLED, None)
+            self.defaults.setdefault(CYCLED, True)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group[name] = read_setting(group.get(name, default), default)
-            self._without_cycled(group)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state and the settings, as `torch.optim.Optimizer.state_dict` does, a dtype by its name."""
@@ -264,12 +257,31 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._step_group(group, ready)
         return loss
 
-    def _ready(self, index: int, group: Mapping[str, Any]) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Returns the parameters of a group that have a gradient, with the further inputs of their step."""
+    @torch.no_grad()
+    def step_parameter(self, index: int, position: int) -> None:
+        """Performs one optimization step of one parameter alone, the same that `step` would; no hook is called.
+
+        Args:
+            index: The number of the parameter's group, from 0.
+            position: Its position in `optimizer.param_groups[index]["params"]`, from 0.
+
+        Raises:
+            RuntimeError: If its gradient is sparse. Nothing has been changed then.
+        """
+        group = self.param_groups[index]
+        ready = self._ready(index, group, [position])
+        self.prepare(group)
+        self._step_group(group, ready)
+
+    def _ready(
+        self, index: int, group: Mapping[str, Any], positions: Iterable[int] | None = None
+    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Returns the parameters of a group, or those at `positions`, that have a gradient, with their inputs."""
         if not torch.compiler.is_compiling():
             self._check(group, index)
         ready = {}
-        for position, param in enumerate(group["params"]):
+        for position in range(len(group["params"])) if positions is None else positions:
+            param = group["params"][position]
             if param.grad is None:
                 continue
             if param.grad.layout is not torch.strided:
@@ -439,8 +451,8 @@ def _name(group: Mapping[str, Any], index: int, position: int) -> str:
 
 
 def _cycled(group: Mapping[str, Any]) -> Any:
-    """What takes the place of `beta` in a group; None where nothing does, also where the entry is a switch."""
-    value = group.get(CYCLED) if "beta" in group else None
+    """What takes the place of `beta` in a group; None where nothing does."""
+    value = group.get(CYCLED, True) if "beta" in group else True
     return None if isinstance(value, bool) else value
 
 

@@ -66,7 +66,7 @@ def provenance(command: str, device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "processor": f"{processor()}, {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
         "device": str(device),
     }
@@ -75,7 +75,8 @@ def provenance(command: str, device: torch.device) -> dict[str, str]:
     return told
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     with contextlib.suppress(OSError):  # Linux has the name here; platform.processor() is empty there
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

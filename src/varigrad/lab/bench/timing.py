@@ -1,0 +1,238 @@
+"""Timing a step: in turns with a reference, a copy and an addition, so that a change of the machine's speed meets all.
+
+Every contender steps the same parameters on the same gradients as the reference, with state of its own. In each round
+one after the other is timed, in an order that turns around from round to round; what is reported of a round are ratios.
+
+**The yardsticks.** One step must read parameter, gradient and state, and write parameter and state, in place. The time
+is set against those in which torch, in as many threads and on tensors of the same sizes, moves as many bytes by an
+addition in place (one pass, one addition per element) and by a copy. Neither is a bound: gradients are only read, which
+is cheaper than reading and writing; a processor may read the memory that a copy writes over; and caches serve what is
+small.
+"""
+
+# mypy: allow-untyped-calls
+# torch's dispatch mode and weak references have no types.
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from varigrad.lab.bench.contenders import REFERENCE, Contender
+from varigrad.lab.bench.shapes import Shapes
+
+_SHORTEST = 2e-3
+"""Seconds that a timed stretch should last at least; short steps are repeated."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one contender on one set of parameters.
+
+    Attributes:
+        optimizer: Its name.
+        way: Its way.
+        shapes: The name of the parameters' shapes.
+        parameters: How many numbers were stepped.
+        tensors: In how many tensors.
+        ms: Milliseconds of a step, the median of the rounds.
+        ratio: The step's time over that of torch's fused AdamW in the same round: the median.
+        ratio_low: The first quartile of these ratios.
+        ratio_high: Their third quartile.
+        state_bytes_per_parameter: Bytes of state kept between steps.
+        temporary_bytes_per_parameter: Bytes that tensors made during a step take at most at once.
+        bytes_per_second: What a step reads and writes, over its time.
+        addition_ratio: The step's time over that of an addition in place that moves as many bytes, the median.
+        bandwidth_fraction: What a step reads and writes per second over what a copy does, the median.
+    """
+
+    optimizer: str
+    way: str
+    shapes: str
+    parameters: int
+    tensors: int
+    ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    state_bytes_per_parameter: float
+    temporary_bytes_per_parameter: float
+    bytes_per_second: float
+    bandwidth_fraction: float
+    addition_ratio: float
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A contender that could not be timed, and why."""
+
+    optimizer: str
+    way: str
+    shapes: str
+    reason: str
+
+
+def measure(
+    contenders: Sequence[Contender], name: str, shapes: Shapes, rounds: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[Timing | Skipped]:
+    """Times contenders on parameters of some shapes, one after the other.
+
+    Args:
+        contenders: Who is timed.
+        name: What the shapes are called.
+        shapes: The shapes of the parameters.
+        rounds: How often each is timed.
+        dtype: The dtype of parameters and gradients.
+        device: Where they are.
+    """
+    params = _parameters(shapes, dtype, device)
+    for contender in contenders:
+        chosen = [param for param in params if param.ndim == 2] if contender.matrices_only else params
+        if not chosen:
+            yield Skipped(contender.optimizer, contender.way, name, "takes 2-D parameters only, and there are none")
+            continue
+        try:
+            optimizer = contender.make(chosen)
+            optimizer.step()
+        except (RuntimeError, ValueError, TypeError) as error:
+            yield Skipped(contender.optimizer, contender.way, name, " ".join(str(error).split()))
+            continue
+        yield _time(contender, optimizer, name, chosen, rounds, device)
+
+
+def _parameters(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = []
+    for shape in shapes:
+        param = torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
+        param.grad = torch.randn(shape, generator=generator).mul_(1e-2).to(device, dtype)
+        params.append(param)
+    return params
+
+
+def _time(
+    contender: Contender,
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    params: list[Tensor],
+    rounds: int,
+    device: torch.device,
+) -> Timing:
+    """Times one contender against the reference, a copy and an addition."""
+    is_reference = contender is REFERENCE
+    reference = optimizer if is_reference else REFERENCE.make(params)
+    source = [param.detach() for param in params]
+    target = [torch.empty_like(param) for param in source]
+    runs: list[Callable[[], object]] = [
+        optimizer.step,
+        reference.step,
+        lambda: torch._foreach_copy_(target, source),
+        lambda: torch._foreach_add_(target, 1.0),
+    ]
+    if is_reference:
+        del runs[1]
+    repeats = [_repeats(run, device) for run in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
+    for number in range(rounds):
+        order = range(len(runs)) if number % 2 else reversed(range(len(runs)))
+        for index in order:
+            seconds[index].append(_seconds(runs[index], repeats[index], device))
+    mine, copy, addition = seconds[0], seconds[-2], seconds[-1]
+    ratios = [a / b for a, b in zip(mine, mine if is_reference else seconds[1], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else 3 * ratios
+    count = sum(param.numel() for param in params)
+    state = _state_bytes(optimizer)
+    width = params[0].element_size()
+    moved = 3 * count * width + 2 * state
+    fractions = [(moved / a) / (2 * count * width / b) for a, b in zip(mine, copy, strict=True)]
+    # Copy and addition read and write each element once.
+    additions = [a / (b * moved / (2 * count * width)) for a, b in zip(mine, addition, strict=True)]
+    return Timing(
+        contender.optimizer,
+        contender.way,
+        name,
+        count,
+        len(params),
+        ms=1e3 * statistics.median(mine),
+        ratio=middle,
+        ratio_low=low,
+        ratio_high=high,
+        state_bytes_per_parameter=state / count,
+        temporary_bytes_per_parameter=temporary_bytes(optimizer) / count,
+        bytes_per_second=moved / statistics.median(mine),
+        bandwidth_fraction=statistics.median(fractions),
+        addition_ratio=statistics.median(additions),
+    )
+
+
+def _repeats(run: Callable[[], object], device: torch.device) -> int:
+    """How often to run something so that it can be timed; it is warm then."""
+    run()
+    return max(1, min(100, math.ceil(_SHORTEST / _seconds(run, 1, device))))
+
+
+def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    _wait(device)
+    return (time.perf_counter() - began) / repeats
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The bytes of the state that is shaped like the parameters."""
+    return sum(
+        value.numel() * value.element_size()
+        for param, state in optimizer.state.items()
+        for value in state.values()
+        if isinstance(value, Tensor) and value.shape == param.shape
+    )
+
+
+def temporary_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The most bytes that tensors made during a step take at once; its state must exist already."""
+    allocations = _Allocations()
+    with allocations:
+        optimizer.step()
+    return allocations.most
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations return and that live still, in `most` the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._living: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {_storage(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        made = [value for value in tree_leaves(result) if isinstance(value, Tensor) and _storage(value) not in given]
+        if made:
+            self._living = {key: entry for key, entry in self._living.items() if not entry[0].expired()}
+            for value in made:
+                storage = value.untyped_storage()
+                self._living[_storage(value)] = (StorageWeakRef(storage), storage.nbytes())
+            self.most = max(self.most, sum(size for _, size in self._living.values()))
+        return result
+
+
+def _storage(value: Tensor) -> int:
+    return int(value.untyped_storage()._cdata)
