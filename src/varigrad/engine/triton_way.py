@@ -37,8 +37,10 @@ WARPS = 4
 @functools.cache
 def unavailable(rule: Rule) -> str:
     """Returns why there are no kernels for `rule`, in words; empty where there are."""
-    # Importing Triton takes longer than importing the rest of this package.
-    return "" if importlib.util.find_spec("triton") else "Triton is not installed"
+    # Found, not imported: importing Triton takes longer than importing the rest of this package.
+    if not importlib.util.find_spec("triton"):
+        return "Triton is not installed"
+    return "" if torch.cuda.is_available() else "there is no GPU"
 
 
 @functools.cache
