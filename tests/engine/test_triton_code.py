@@ -39,13 +39,24 @@ def compiled(rule, variant, aligned=True):
         constexprs={"ALIGNED": aligned, "BLOCK": triton_way.BLOCK},
         attrs={(index,): [["tt.divisibility", 16]] for index in range(len(POINTERS))},
     )
-    options = {"num_warps": triton_way.WARPS, "enable_fp_fusion": False}
-    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["ptx"]
+    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=triton_way.OPTIONS).asm["ptx"]
 
 
 def plain(rule, dtype):
     arrays = len(rule.elements)
     return Variant(dtype, (dtype,) * arrays, (NEAREST,) * arrays, False, (), False)
+
+
+def total():
+    source = ASTSource(
+        fn=triton_way._total(),
+        signature={
+            "partial": "*fp64", "first_programs": "*i64", "sums": "*fp64", "tensors": "i32", "programs": "i32",
+            "BLOCK": "constexpr",
+        },
+        constexprs={"BLOCK": triton_way.BLOCK},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", 80, 32), options=triton_way.OPTIONS).asm["ptx"]
 
 
 narrow = ("bfloat16", "float16", "float32", "bfloat16", "float32")
@@ -54,6 +65,7 @@ found = {
     "float64": compiled(vsgd, plain(vsgd, "float64")),
     "mixed": compiled(vsgd, Variant("float32", narrow, (0, NEAREST, NEAREST, 2, NEAREST), True, ("lr",), True)),
     "counting": compiled(counting, plain(counting, "float32")),
+    "total": total(),
     "unaligned": compiled(vsgd, plain(vsgd, "float32"), aligned=False),
 }
 json.dump(found, sys.stdout)
@@ -73,7 +85,7 @@ def assembly(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kernel", ["float32", "float64", "mixed", "counting", "unaligned"])
+@pytest.mark.parametrize("kernel", ["float32", "float64", "mixed", "counting", "total", "unaligned"])
 def test_every_operation_is_rounded_by_itself(kernel, assembly):
     assert not re.findall(r"^.*\b(?:fma|mad)\.[a-z.]*f\d\d\b.*$", assembly[kernel], re.MULTILINE)
     assert not re.findall(r"^.*(?:\.approx|\.full|\.ftz).*$", assembly[kernel], re.MULTILINE)

@@ -30,8 +30,9 @@ __all__ = ["run", "takes", "trouble", "unavailable"]
 BLOCK = 1024
 """The elements that one program, a group of threads, computes."""
 
-WARPS = 4
-"""The groups of 32 threads of a program."""
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+"""How kernels are compiled: for programs of 128 threads, and without fused multiply-adds, because multiplications and
+additions must be rounded one by one, as torch rounds them."""
 
 
 @functools.cache
@@ -53,7 +54,7 @@ def trouble(device: torch.device) -> str:
         with torch.cuda.device(device):
             ends = torch.tensor([0, 1], device=device)
             ones = torch.ones(1, dtype=torch.float64, device=device)
-            _total()[(1, 1)](ones, ends, torch.zeros_like(ones), 1, 1, BLOCK=BLOCK, num_warps=WARPS)
+            _total()[(1, 1)](ones, ends, torch.zeros_like(ones), 1, 1, BLOCK=BLOCK, **OPTIONS)
     except Exception as error:
         return f"a Triton kernel cannot be run on {device}: {error}"
     return ""
@@ -142,7 +143,7 @@ def _launch(
     shared = (0.0 if name in own else float(numbers[name]) for name in scalars(rule))  # type: ignore[arg-type]
     addresses.frombytes(array("d", shared).tobytes())
     addresses.append(int(rounding.steps[0]) if rounding.lanes and not on_device else 0)
-    table = _on_device(addresses, device, captured=bool(own) or on_device)
+    table = _on_device(addresses, device)
     if _is_captured(device):
         _captured.append(layout)
     partial = torch.empty(len(rule.statistics), layout.programs, dtype=torch.float64, device=device)
@@ -157,13 +158,11 @@ def _launch(
         layout.programs,
         ALIGNED=aligned,
         BLOCK=BLOCK,
-        num_warps=WARPS,
-        # Multiplications and additions are rounded one by one, as torch rounds them.
-        enable_fp_fusion=False,
+        **OPTIONS,
     )
     if rule.statistics:
         _total()[(len(params), len(rule.statistics))](
-            partial, layout.first_programs, sums, len(params), layout.programs, BLOCK=BLOCK, num_warps=WARPS
+            partial, layout.first_programs, sums, len(params), layout.programs, BLOCK=BLOCK, **OPTIONS
         )
     return sums
 
@@ -194,6 +193,9 @@ def _layout(sizes: tuple[int, ...], firsts: Sequence[int], block: int, device: t
 _staging: dict[tuple[int, int], Tensor] = {}
 """Page-locked memory for a capture, during which none can be had, by its length and the first address it is for."""
 
+STAGED = 256
+"""The most that is kept ready."""
+
 _captured: list[object] = []
 """What captured graphs read whenever they are replayed, and what no one else may keep alive."""
 
@@ -202,14 +204,8 @@ def _is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _on_device(values: array[int], device: torch.device, captured: bool) -> Tensor:
-    """Copies integers to the device, without waiting for it.
-
-    Args:
-        values: The integers.
-        device: Where they are wanted.
-        captured: Whether a later call like this one may be part of a CUDA graph.
-    """
+def _on_device(values: array[int], device: torch.device) -> Tensor:
+    """Copies integers to the device, without waiting for it."""
     host = torch.frombuffer(values, dtype=torch.int64)
     if device.type != "cuda":
         return host
@@ -221,7 +217,7 @@ def _on_device(values: array[int], device: torch.device, captured: bool) -> Tens
     else:
         # torch keeps such memory back until the copies out of it are done.
         pinned = torch.empty_like(host, pin_memory=True)
-        if captured and known not in _staging:
+        if known not in _staging and len(_staging) < STAGED:
             _staging[known] = torch.empty_like(host, pin_memory=True)
     pinned.copy_(host)
     return pinned.to(device, non_blocking=True)
