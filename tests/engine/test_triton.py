@@ -145,6 +145,16 @@ def test_statistics_belong_to_their_tensor():
         assert sums["positive"][index].item() == (grad > SCALARS["beta"]).sum().item()
 
 
+def test_the_findings_of_many_programs_are_added_up():
+    """More of them than the second kernel reads at once, for two tensors and two statistics."""
+    ends = [0, triton_way.BLOCK + 7, 2 * triton_way.BLOCK + 20]
+    partial = torch.randint(-9, 9, (2, ends[-1]), generator=torch.Generator().manual_seed(0)).double()
+    sums = torch.zeros(2, 2, dtype=torch.float64, device=DEVICE)
+    firsts = torch.tensor(ends, device=DEVICE)
+    triton_way._total()[(2, 2)](partial.to(DEVICE), firsts, sums, 2, ends[-1], BLOCK=triton_way.BLOCK)
+    assert torch.equal(sums.cpu(), torch.stack([part.sum(1) for part in partial.tensor_split(ends[1:2], 1)], 1))
+
+
 def test_tensors_without_elements_are_no_work():
     tensors = draw(toy_rules.counting, ((0,), (0, 3)))
     assert [value.item() for value in run(toy_rules.counting, tensors)["agreement"]] == [0.0, 0.0]
