@@ -1,6 +1,7 @@
 """The figures that a docstring quotes are those of the runs that are kept under results/."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 import varigrad
 
-RESULTS = Path(__file__).parent.parent / "results" / "learning-rate"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "learning-rate"
+TABLE_1 = ROOT / "results" / "svgd-table1"
 
 
 def validation_losses(task: str, optimizer: str) -> dict[float, float]:
@@ -28,3 +31,47 @@ def test_the_default_learning_rate_is_the_one_that_was_measured(optimizer, task)
     text = " ".join(optimizer.__doc__.split())
     assert f"{losses[default]:.4f} on {'MNIST' if task == 'mnist-mlp' else 'digits'}" in text
     assert f"best was {losses[best]:.4f}, at {best:.0e}".replace("e-0", "e-") in text
+
+
+def test_the_table_of_svgd_is_that_of_its_runs():
+    """Means, deviations and paired intervals on the page, from the curves of the runs."""
+    errors: dict[str, dict[int, tuple[float, float]]] = {}
+    for path in TABLE_1.glob("seeds-*.json"):
+        for row in json.loads(path.read_text("utf-8"))["optimizers"]:
+            for run in row["rungs"][0]["runs"]:
+                curve = 100 - 100 * torch.tensor(run["curves"]["test_accuracy"], dtype=torch.float64)
+                errors.setdefault(row["name"], {})[run["seed"]] = (curve[-1].item(), curve.min().item())
+    tensors = {name: torch.tensor([runs[seed] for seed in range(10)]) for name, runs in errors.items()}
+    page = (ROOT / "docs" / "virtual-gradients.md").read_text("utf-8")
+    for name, label in {"svgd": "SVGD", "sgd": "SGD", "rmsprop": "RMSProp", "adam": "Adam"}.items():
+        cells = [cell.strip() for cell in re.search(rf"^\| {label} \| 1\.\d\d (.*)$", page, re.MULTILINE)[1].split("|")]
+        mean, std = tensors[name].mean(0), tensors[name].std(0)
+        assert cells[1:3] == [f"{mean[i]:.3f} ± {std[i]:.3f}" for i in range(2)]
+        if name != "svgd":
+            gap = (tensors["svgd"] - tensors[name])[:, 0]
+            half = 2.2621572 * gap.std() / 10**0.5  # Student's t with nine degrees of freedom
+            assert cells[3:5] == [f"{gap.mean():+.3f}", f"{gap.mean() - half:+.3f} to {gap.mean() + half:+.3f}"]
+    summary = json.loads((TABLE_1 / "summary.json").read_text("utf-8"))
+    assert summary["settings"]["seeds"] == list(range(10))
+    assert summary["optimizers"]["svgd"]["final"]["mean"] == pytest.approx(tensors["svgd"].mean(0)[0].item(), abs=1e-4)
+
+
+def test_the_table_of_low_precision_is_that_of_its_runs():
+    """The rows stand in the order of the arms of float32, state, stochastic, kahan, nearest, both, and torch's two."""
+    arms = (
+        *("VSGD, float32", "VSGD, bfloat16 state", "VSGD, bfloat16 weights, stochastic"),
+        *("VSGD, bfloat16 weights, kahan", "VSGD, bfloat16 weights, nearest"),
+        *("VSGD, bfloat16 weights, stochastic, bfloat16 state", "AdamW, float32", "AdamW, bfloat16 weights"),
+    )
+    page = (ROOT / "docs" / "mixed-precision.md").read_text("utf-8")
+    _, _, *rows = (line for line in page.split("Training loss, mean of the")[1].splitlines() if line.startswith("|"))
+    losses = []
+    for task in ("digits", "mnist-mlp"):
+        runs = json.loads((ROOT / "results" / "low-precision" / f"{task}.json").read_text("utf-8"))["runs"]
+        losses.append({arm: torch.tensor([run["arms"][arm]["train_loss"] for run in runs]) for arm in arms})
+    for arm, row in zip(arms, rows[: len(arms)], strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:] == [f"{task[arm].mean():.4f} ± {task[arm].std():.4f}" for task in losses]
+    for rounding in ("stochastic", "kahan"):
+        gap = losses[1][f"VSGD, bfloat16 weights, {rounding}"] - losses[1]["VSGD, float32"]
+        assert f"({gap.mean():.4f} ± {gap.std():.4f}" in " ".join(page.split())

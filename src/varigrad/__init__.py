@@ -4,7 +4,9 @@ from .adabayes import AdaBayes, AdaBayesFP
 from .convert import convert_state
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
+from .variance import GradientVariance, gradient_variance
 from .version import __version__
+from .virtual import SVGD, virtual_gradients
 from .vsgd import VSGD, ConstantVSGD
 from .weight_decay import param_groups
 
@@ -19,7 +21,11 @@ __all__ = [
     "MSGD",
     "SSD",
     "MSSD",
+    "SVGD",
+    "virtual_gradients",
     "param_groups",
     "convert_state",
+    "GradientVariance",
+    "gradient_variance",
     "__version__",
 ]

@@ -141,7 +141,9 @@ def compare_command(
     schedule: Annotated[
         str,
         typer.Option(
-            help="[bold]cosine[/bold] (short warm-up, then down to zero) or [bold]constant[/bold].", metavar="NAME"
+            help="[bold]cosine[/bold] (short warm-up, then down to zero), [bold]constant[/bold], or [bold]paper[/bold] "
+            "(the rates and settings of the paper that the task is from, where there is one).",
+            metavar="NAME",
         ),
     ] = "cosine",
     device: Annotated[
@@ -211,6 +213,8 @@ def compare_command(
         schedule=options.require_schedule(schedule),
         device=machine.find_device(device),
     )
+    if settings.schedule == "paper":
+        rows = options.by_protocol(rows, chosen)
     thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
     outputs.require_writable(json, out)
     folder = _data_folder(data_dir)

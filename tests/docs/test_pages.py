@@ -60,7 +60,13 @@ def reference(page: Path) -> str:
 
 
 def test_there_is_a_page_for_every_paper():
-    assert {page.name for page in PAGES} >= {"index.md", "vsgd.md", "dissecting-adam.md", "adabayes.md"}
+    assert {page.name for page in PAGES} >= {
+        "index.md",
+        "vsgd.md",
+        "dissecting-adam.md",
+        "adabayes.md",
+        "virtual-gradients.md",
+    }
 
 
 @every_paper_page
@@ -102,6 +108,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         pytest.skip("; ".join(missing))
 
 
+def test_lines_quoted_from_an_example_are_its_lines():
+    """What needs several processes is quoted, in blocks marked py, and run with its example."""
+    page = DOCS / "large-scale.md"
+    blocks = re.findall(r"^```py\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    quoted = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(quoted) >= 5
+    assert set(quoted) <= code_lines(DOCS.parent / "examples" / "torchrun_transformer.py")
+
+
 @every_page
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
@@ -135,8 +150,9 @@ def test_arguments_and_defaults_are_those_of_the_code(page):
     taken = set()
     for name, kind in kinds.items():
         parameters = dict(inspect.signature(kind).parameters)
-        for common in ("params", *FLAGS):
-            del parameters[common]
+        assert set(FLAGS) <= set(parameters)
+        for common in ("params", "model", "param_groups", *FLAGS):
+            parameters.pop(common, None)
         for argument, parameter in parameters.items():
             default = rates[name] if said[argument] == "see above" else said[argument]
             value = eval(unquoted(default))
@@ -155,7 +171,9 @@ def test_states_are_those_of_the_code(page):
         if re.search(rf"\b{name}\b", reference(page)):
             for variant in ({}, {"variance": "batch"}):
                 if set(variant) <= set(inspect.signature(kind).parameters):
-                    optimizer = kind([torch.zeros(1, requires_grad=True)], **variant)
+                    takes_model = "model" in inspect.signature(kind).parameters
+                    params = torch.nn.Linear(1, 1) if takes_model else [torch.zeros(1, requires_grad=True)]
+                    optimizer = kind(params, **variant)
                     kept |= set(optimizer.rule_for(optimizer.param_groups[0]).state)
     assert said == kept
 

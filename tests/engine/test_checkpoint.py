@@ -5,6 +5,9 @@ import pickle
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import _init_optim_state
+
+import varigrad
 
 from .toy_rules import Learned, Momentum, Normalized, Remembering
 
@@ -277,3 +280,93 @@ def test_a_learning_rate_that_is_a_tensor_comes_back_as_a_copy():
     fresh.load_state_dict(saved)
     rate.fill_(0.25)
     assert fresh.param_groups[0]["lr"].item() == 0.5
+
+
+# ---------------------------------------------------------------- the step that torch's distributed checkpoints take
+
+
+def parameters(count=2):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(3, generator=generator)) for _ in range(count)]
+
+
+def train(optimizer, params, steps):
+    for step in steps:
+        for param in params:
+            param.grad = torch.randn(3, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+@pytest.mark.parametrize("make", [Momentum, Normalized, Learned])
+def test_the_step_that_only_creates_the_state_leaves_no_trace(make, lr, way):
+    def trained(asked_first):
+        params = parameters()
+        optimizer = make(params, lr=lr, weight_decay=0.1, **way)
+        if asked_first:
+            _init_optim_state(optimizer)
+            assert all(optimizer.state[param]["step"] == 0 for param in params)
+            assert optimizer.state_dict()["state"].keys() == {0, 1}
+        train(optimizer, params, range(3))
+        return optimizer, params
+
+    (one, ours), (other, theirs) = trained(False), trained(True)
+    assert same(ours, theirs)
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_state_that_was_only_created_waits_for_the_first_gradient():
+    """A parameter whose first gradient comes late has been saved with the others, and starts from the same state."""
+    params = parameters()
+    optimizer = Normalized(params)
+    _init_optim_state(optimizer)
+    train(optimizer, params[:1], range(3))
+    assert optimizer.state[params[1]]["step"] == 0
+    train(optimizer, params[1:], range(3))
+    alone = parameters()
+    train(Normalized(alone[1:]), alone[1:], range(3))
+    assert torch.equal(params[1], alone[1])
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"), [((0.0, 1e-9), 0.0), ((0.0, 0.0), 1e-38), ((0.0, 0.0), float("nan")), ((0.0, 0.0), None)]
+)
+def test_any_other_first_step_counts(rates, size):
+    params = parameters()
+    optimizer = Momentum([{"params": [param], "lr": lr} for param, lr in zip(params, rates, strict=True)])
+    params[0].grad = torch.zeros(3)
+    params[1].grad = None if size is None else torch.tensor([0.0, size, 0.0])
+    optimizer.step()
+    assert optimizer.state[params[0]]["step"] == 1
+
+
+def test_a_second_step_without_gradients_or_rates_counts():
+    params = parameters()
+    optimizer = Momentum(params, lr=0.0)
+    for expected in (0, 1, 2):
+        for param in params:
+            param.grad = torch.zeros(3)
+        optimizer.step()
+        assert optimizer.state[params[0]]["step"] == expected
+
+
+def test_a_pair_that_was_saved_as_a_list_is_a_pair_again():
+    optimizer = varigrad.VSGD(parameters(), kappas=(0.7, 0.8))
+    saved = snapshot(optimizer)
+    saved["param_groups"][0]["kappas"] = [0.7, 0.8]
+    fresh = varigrad.VSGD(parameters())
+    fresh.load_state_dict(saved)
+    assert fresh.param_groups[0]["kappas"] == (0.7, 0.8)
+
+
+def test_settings_are_saved_as_what_every_kind_of_checkpoint_can_hold():
+    """Numbers, strings, None and pairs of them: torch's gathering of state dicts over ranks refuses a dtype."""
+    optimizer = varigrad.VSGD(parameters(), state_dtype=torch.bfloat16)
+    (saved,) = snapshot(optimizer)["param_groups"]
+    assert all(isinstance(value, (int, float, str, tuple, list, type(None))) for value in saved.values())
+    fresh = varigrad.VSGD(parameters())
+    fresh.load_state_dict({"state": {}, "param_groups": [saved]})
+    assert fresh.param_groups[0]["state_dtype"] is torch.bfloat16
+    for wrong in ("torch.float64", "torch.nothing"):
+        with pytest.raises((TypeError, ValueError), match="state_dtype"):
+            fresh.load_state_dict({"state": {}, "param_groups": [saved | {"state_dtype": wrong}]})

@@ -113,7 +113,7 @@ def convert_state(
         raise ValueError(f"convert_state's match_lr = True is not for {name}, whose lr means what AdamW's does")
     adam.check(state_dict)
     saved_groups = state_dict["param_groups"]
-    own = optimizer.param_groups if optimizer is to else [optimizer.defaults] * len(saved_groups)
+    own = optimizer.param_groups if optimizer is to else optimizer.param_groups * len(saved_groups)
     if len(own) != len(saved_groups):
         raise ValueError(
             f"the state dict has {len(saved_groups)} parameter groups, the optimizer given as convert_state's to has "
@@ -129,7 +129,12 @@ def convert_state(
                 f"betas[0] = 0 of parameter group {index} is not accepted for {name}: where no gradient is averaged "
                 "with the ones before it, its variance cannot be told from its mean"
             )
-        group = _group(target, saved, {key: settings[key] for key in optimizer.defaults}, carry=optimizer is not to)
+        group = _group(
+            target,
+            saved,
+            {key: settings[key] for key in optimizer.defaults if key in settings},
+            carry=optimizer is not to,
+        )
         lengths = _Lengths()
         for key in saved["params"]:
             held = state_dict["state"].get(key, {})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .rounding import LOW_PRECISION
 from .rule import Rule
-from .storage import COMPENSATION, EXACT, Rounding, first_element, is_sharded, load, local, real, store, summed
+from .storage import COMPENSATION, EXACT, Rounding, is_sharded, load, local, place, real, store, summed
 
 __all__ = ["Item", "run"]
 
@@ -53,7 +53,7 @@ def run(
     written = ("param", *rule.state)
     rounding = _rounding(items, stored, written, group["rounding"], count)
     # A compiled way reads and writes most of what is stored as it is.
-    if hasattr(way, "takes") and way.takes(stored, written):
+    if hasattr(way, "takes") and way.takes(stored, written, rounding):
         sums = way.run(rule, stored, scalars, group["maximize"], rounding)
     else:
         tensors = load(stored)
@@ -102,7 +102,7 @@ def _rounding(
     if "param" in narrow and param != "stochastic":
         del narrow["param"]
     steps: list[Any] = [item.state["step"].long() if count is None else int(count) for item in items]
-    return Rounding(narrow, steps, [first_element(item.param) for item in items])
+    return Rounding(narrow, steps, [place(item.param) if narrow else 0 for item in items])
 
 
 def _attach(

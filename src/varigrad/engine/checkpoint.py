@@ -1,4 +1,4 @@
-"""Loading a state dict without changing what was saved."""
+"""Saving and loading a state dict so that what comes back is what was there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,76 @@ import torch
 from torch import Tensor
 
 from .rule import Rule
+from .storage import is_sharded
 
-__all__ = ["loading", "refuse_foreign"]
+__all__ = ["loading", "only_wants_state", "read_setting", "refuse_foreign", "saving"]
+
+
+@contextmanager
+def saving(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Has dtypes among the hyperparameters saved by name, while it is open.
+
+    Torch's gathering of whole state dicts from several ranks takes no others.
+
+    Args:
+        optimizer: The optimizer whose `state_dict` is being called.
+    """
+
+    def name_dtypes(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        for group in state_dict["param_groups"]:
+            group.update({name: str(value) for name, value in group.items() if isinstance(value, torch.dtype)})
+
+    # First, so that the user's hooks see what is saved.
+    handle = optimizer.register_state_dict_post_hook(name_dtypes, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_setting(saved: object, default: object) -> object:
+    """Returns a hyperparameter as it was before it was saved.
+
+    Args:
+        saved: What was saved.
+        default: The optimizer's own; where it is a tuple, a list is taken for one, since some formats know no tuples.
+    """
+    if isinstance(saved, list) and isinstance(default, tuple):
+        return tuple(saved)
+    if isinstance(saved, str) and saved.startswith("torch."):
+        return getattr(torch, saved.removeprefix("torch."), saved)
+    return saved
+
+
+def only_wants_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Returns whether a step is not one of training, but is taken to have the state created.
+
+    `torch.distributed.checkpoint.state_dict` takes one before it saves or loads what an optimizer without any state
+    holds: with learning rates of zero, and for every parameter a gradient of zeros. As an observation it would stay in
+    the statistics and in the count. A step of training in which no gradient and no learning rate differs from zero, and
+    which is the very first, is taken for one of these: it could not have moved a weight either.
+
+    Args:
+        optimizer: The optimizer, which is about to step.
+    """
+    if optimizer.state:
+        return False
+    for group in optimizer.param_groups:
+        # The value of a tensor elsewhere would have to be waited for, and torch puts the zero on the host.
+        if (isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu") or group["lr"] != 0:
+            return False
+    params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
+    return all(param.grad is not None and _is_zero(param.grad) for param in params)
+
+
+def _is_zero(grad: Tensor) -> bool:
+    if grad.layout is not torch.strided:
+        return False
+    size = grad.abs().sum()
+    # Every rank must come to the same answer, also one whose part of all gradients is zero.
+    if is_sharded(size):
+        size = size.full_tensor()  # type: ignore[attr-defined]
+    return bool(size == 0)
 
 
 @contextmanager

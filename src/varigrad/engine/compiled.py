@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .storage import is_dense
+from .storage import Rounding, is_dense
 
 __all__ = ["STORED", "readable", "side_by_side", "takes", "written"]
 
@@ -19,13 +19,16 @@ STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The dtypes that arrays computed in float32 may be stored in, by their numbers in the compiled code."""
 
 
-def takes(stored: Mapping[str, list[Tensor]], names: Sequence[str]) -> bool:
+def takes(stored: Mapping[str, list[Tensor]], names: Sequence[str], rounding: Rounding) -> bool:
     """Returns whether compiled code can write the results of a bucket straight into the stored tensors.
 
     Args:
         stored: The columns of the bucket.
         names: Those that are written.
+        rounding: How; the elements of each part must be a run of the whole parameter's.
     """
+    if any(isinstance(place, Tensor) for place in rounding.places):
+        return False
     dtypes = {stored[name][0].dtype for name in names}
     return dtypes <= STORED.keys() or dtypes == {torch.float64}
 

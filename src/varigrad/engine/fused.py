@@ -101,7 +101,7 @@ def _call(
     if any(column[0].dtype is not dtype for column in columns):
         types = array("q", (STORED[column[0].dtype] for column in columns))
         lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
-        firsts = array("q", rounding.firsts)
+        firsts = array("q", map(int, rounding.places))
         storage = (
             *(_address(types), _address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
             *(ctypes.c_int64(int(rounding.steps[0])), _address(firsts)),

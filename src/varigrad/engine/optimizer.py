@@ -22,7 +22,7 @@ from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
 from .bucket import Item, run
-from .checkpoint import loading, refuse_foreign
+from .checkpoint import loading, only_wants_state, read_setting, refuse_foreign, saving
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 from .operations import Scalar
 from .rounding import LOW_PRECISION
@@ -197,8 +197,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.defaults.setdefault(CYCLED, None)
         for group in self.param_groups:
             for name, default in self.defaults.items():
-                group.setdefault(name, default)
+                group[name] = read_setting(group.get(name, default), default)
             self._without_cycled(group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state and the settings, as `torch.optim.Optimizer.state_dict` does, a dtype by its name."""
+        with saving(self):
+            return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what `state_dict` returned.
@@ -217,7 +222,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
         for index, saved in enumerate(state_dict["param_groups"]):
-            group = {**self.defaults, **saved}
+            read = {name: read_setting(value, self.defaults.get(name)) for name, value in saved.items()}
+            group = {**self.defaults, **read}
             self._check(group, index)
             # torch itself refuses other numbers of groups or parameters, after this.
             params = self.param_groups[index]["params"] if index < len(self.param_groups) else []
@@ -249,6 +255,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not torch.compiler.is_compiling() and only_wants_state(self):
+            self._initialize_all()
+            return loss
         # Everything that can be refused is refused before the first parameter moves.
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, ready in work:
@@ -305,6 +314,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         if device.type != "cpu":
             return triton_way.unavailable(rule) or triton_way.trouble(device) or triton_way
         return fused_way.unavailable(rule) or ("it is capturable, on a CPU" if group["capturable"] else fused_way)
+
+    def _initialize_all(self) -> None:
+        """Creates the state of every parameter as it is before its first gradient."""
+        for index, group in enumerate(self.param_groups):
+            self._check(group, index)
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._initialize(group, param, self.state[param])
+                    if param.dtype in LOW_PRECISION:
+                        _compensate(group["rounding"] == "kahan", param, self.state[param])
 
     def _initialize(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
         """Creates the state of a parameter at its first gradient."""

@@ -47,17 +47,18 @@ def key(step: Integer, lane: int) -> Integer:
     return mix((mix(step) + lane) & MASK)
 
 
-def random_bits(number: int | Tensor, shape: torch.Size, first: int, device: torch.device) -> Tensor:
+def random_bits(number: int | Tensor, shape: torch.Size, place: int | Tensor, device: torch.device) -> Tensor:
     """Returns 16 random bits for each element, as int64.
 
     Args:
         number: A `key`.
         shape: The shape of the result.
-        first: The index of its first element, where it is a part of something larger.
+        place: The index of its first element, where it is a part of something larger, or the indices of all of them.
         device: Where it is wanted.
     """
-    index = torch.arange(first, first + shape.numel(), device=device, dtype=torch.int64) & MASK
-    return (mix(index ^ number) >> 16).view(shape)
+    if not isinstance(place, Tensor):
+        place = torch.arange(place, place + shape.numel(), device=device, dtype=torch.int64).view(shape)
+    return mix((place & MASK) ^ number) >> 16
 
 
 def stochastic(values: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:

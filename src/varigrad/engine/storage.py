@@ -23,12 +23,12 @@ __all__ = [
     "COMPENSATION",
     "EXACT",
     "Rounding",
-    "first_element",
     "is_dense",
     "is_sharded",
     "layout",
     "load",
     "local",
+    "place",
     "real",
     "store",
     "summed",
@@ -48,18 +48,19 @@ class Rounding(NamedTuple):
     Attributes:
         lanes: The place of each array that is rounded stochastically, by name; what is not named goes to the nearest.
         steps: The step of each parameter, an integer; a tensor of int64 where the host must not wait for it.
-        firsts: The index, in the whole parameter, of the first element of the part that is here.
+        places: The `place` of the part of each parameter that is here.
     """
 
     lanes: Mapping[str, int] = MappingProxyType({})
     steps: Sequence[Any] = ()
-    firsts: Sequence[int] = ()
+    places: Sequence[int | Tensor] = ()
 
     def bits(self, name: str, index: int, like: Tensor) -> Tensor:
         """Returns the random bits of one array, numbered in the order in which the parameter lies in memory."""
-        number = key(self.steps[index], self.lanes[name])
-        bits = random_bits(number, like.shape, self.firsts[index], like.device)
-        return bits.as_strided(like.shape, like.stride()) if is_dense(like) else bits
+        number, place = key(self.steps[index], self.lanes[name]), self.places[index]
+        bits = random_bits(number, like.shape, place, like.device)
+        in_order = isinstance(place, Tensor) or not is_dense(like)
+        return bits if in_order else bits.as_strided(like.shape, like.stride())
 
 
 EXACT = Rounding()
@@ -77,8 +78,12 @@ def real(tensor: Tensor) -> Tensor:
 
 def is_dense(tensor: Tensor) -> bool:
     """Returns whether the elements fill a stretch of memory without gaps, in whatever order."""
+    return _fill(tensor.shape, tensor.stride())
+
+
+def _fill(shape: Sequence[int], strides: Sequence[int]) -> bool:
     expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+    for stride, size in sorted(zip(strides, shape, strict=True)):
         if size != 1:
             if stride != expected:
                 return False
@@ -115,19 +120,26 @@ def local(tensor: Tensor, param: Tensor) -> Tensor:
     return whole.to_local()
 
 
-def first_element(param: Tensor) -> int:
-    """Returns the index of the first element of the part of a parameter that is here.
+def place(param: Tensor) -> int | Tensor:
+    """Returns which elements of the whole parameter the part is that is here.
 
-    A part is a run of whole rows where the parameter is cut along its first dimension, as FSDP cuts it. Along another
-    dimension it is not a run, and the index only tells the parts apart.
+    The index of its first element where it is a run, as it is where whole rows are dealt out (FSDP does so), or the
+    index of each where columns are.
     """
     if not is_sharded(param):
         return 0
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shard: DTensor = param  # type: ignore[assignment]
-    _, offsets = compute_local_shape_and_global_offset(shard.shape, shard.device_mesh, shard.placements)
-    return sum(offset * stride for offset, stride in zip(offsets, shard.stride(), strict=True))
+    shape, offsets = compute_local_shape_and_global_offset(shard.shape, shard.device_mesh, shard.placements)
+    strides = shard.stride()
+    first = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
+    if 0 in shape or _fill(shape, strides):
+        return first
+    index = torch.tensor(first, device=shard.device)
+    for size, stride in zip(shape, strides, strict=True):
+        index = index.unsqueeze(-1) + stride * torch.arange(size, device=shard.device)
+    return index
 
 
 def summed(sums: Mapping[str, list[Tensor]], params: Sequence[Tensor]) -> Mapping[str, list[Tensor]]:

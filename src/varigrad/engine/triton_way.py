@@ -131,7 +131,7 @@ def _launch(
         steps=on_device,
     )
     columns = [*arrays.values(), tensors[COMPENSATION]] if variant.compensated else list(arrays.values())
-    firsts = tuple(rounding.firsts) or (0,) * len(params)
+    firsts = tuple(map(int, rounding.places)) or (0,) * len(params)
     layout = _layout(tuple(map(Tensor.numel, params)), firsts, BLOCK, device)
     sums = torch.zeros(len(rule.statistics), len(params), dtype=torch.float64, device=device)
     if layout.programs == 0:

@@ -61,7 +61,7 @@ def compare(
         seeds: One run of every rung for each, at least one.
         settings: What all runs have in common.
         rates: Learning rates for every optimizer in place of its ladder. A ladder whose best rung is the outermost
-            is extended by up to three rungs on that side; rates that are given stay what they are.
+            is extended by up to three rungs on that side; rates that are given, and a single one, stay what they are.
         on_progress: Told every evaluation of every run.
         on_contender: Told every optimizer that is through.
 
@@ -102,7 +102,7 @@ def extended(contender: Contender, run_rung: Callable[[float], Rung]) -> Contend
         run_rung: Runs another learning rate.
     """
     lower = upper = 0
-    while True:
+    while len(contender.rungs) > 1:
         best, rungs = contender.best, contender.rungs
         if best is rungs[0] and lower < EXTENSIONS:
             rungs = (run_rung(below(best.lr)), *rungs)
@@ -111,8 +111,9 @@ def extended(contender: Contender, run_rung: Callable[[float], Rung]) -> Contend
             rungs = (*rungs, run_rung(above(best.lr)))
             upper += 1
         else:
-            return contender
+            break
         contender = Contender(contender.row, rungs)
+    return contender
 
 
 class _Grid:

@@ -27,6 +27,7 @@ class OptimizerRow:
         rates: The learning rates tried first, from low to high.
         arguments: Fixed keyword arguments; everything else stays at the class's defaults.
         derived: Further keyword arguments, from the learning rate and the batch size.
+        takes_model: Whether the class is called with the model instead of its parameters.
     """
 
     name: str
@@ -36,6 +37,7 @@ class OptimizerRow:
     rates: tuple[float, ...]
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     derived: Callable[[float, int], Mapping[str, Any]] = lambda lr, batch_size: MappingProxyType({})
+    takes_model: bool = False
 
     @property
     def class_name(self) -> str:
@@ -47,7 +49,8 @@ class OptimizerRow:
     def build(self, model: nn.Module, lr: float, weight_decay: float, batch_size: int) -> torch.optim.Optimizer:
         """The optimizer for all parameters of `model`."""
         make: Callable[..., torch.optim.Optimizer] = self.optimizer  # their keywords differ from the base class's
-        return make(model.parameters(), lr=lr, weight_decay=weight_decay, **self.keywords(lr, batch_size))
+        params = model if self.takes_model else model.parameters()
+        return make(params, lr=lr, weight_decay=weight_decay, **self.keywords(lr, batch_size))
 
     def keywords(self, lr: float, batch_size: int) -> dict[str, Any]:
         """What the class is called with besides the learning rate and the weight decay."""
@@ -57,6 +60,11 @@ class OptimizerRow:
 def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:
     """The paper's experiments have lr = 1e-3 and sgd_lr = 0.1; on a ladder their ratio stays."""
     return {"sgd_lr": 100 * lr, "batch_size": batch_size}
+
+
+def _authors_scale(lr: float, batch_size: int) -> Mapping[str, Any]:
+    """The settings of the authors' program in ours, as `SVGD.authors` has them: 0.1 and 1e-6 there."""
+    return {"scale": 0.1 * batch_size, "eps": 1e-6 * batch_size**2}
 
 
 # Seven rungs for everybody: an equal budget. Plain SGD's useful rates lie ten times higher.
@@ -179,6 +187,15 @@ _ROWS = (
         "sign of the moving average",
         "Balles and Hennig 2018, Algorithm 2, Eq. 4",
         NORMALISED,
+    ),
+    OptimizerRow(
+        "svgd",
+        varigrad.SVGD,
+        "SGD along virtual gradients, in the scale of the authors' program",
+        "Li and Shu 2019, Algorithm 1",
+        PLAIN,
+        derived=_authors_scale,
+        takes_model=True,
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
 
 _MOST_SEEDS = 1000
@@ -129,6 +130,17 @@ def require_schedule(name: str) -> str:
     if name not in SCHEDULES:
         raise LabError(f"--schedule {name!r} does not exist (accepted: {', '.join(SCHEDULES)})")
     return name
+
+
+def by_protocol(rows: Sequence[OptimizerRow], task: Task) -> tuple[OptimizerRow, ...]:
+    """The optimizers as the paper of the task's protocol has them.
+
+    Raises:
+        LabError: No paper is known for the task, or it does not have an optimizer.
+    """
+    if task.protocol is None:
+        raise LabError(f"--schedule paper: no paper is known for {task.name} (accepted: cosine, constant)")
+    return tuple(task.protocol.row(row) for row in rows)
 
 
 def _split(text: str) -> list[str]:

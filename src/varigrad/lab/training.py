@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from varigrad.lab.data import Data, Split
 from varigrad.lab.optimizers import OptimizerRow
 from varigrad.lab.tasks import Task
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "paper")
 WARM_UP = 0.05  # share of the steps in which a cosine schedule rises to its rate
 _EVALUATION_BATCH = 1000
 
@@ -29,7 +29,7 @@ class Settings:
     Attributes:
         steps: Optimizer steps, at least 1.
         weight_decay: As each optimizer understands it, at least 0.
-        schedule: `"cosine"` (short linear warm-up, then down to 0) or `"constant"`.
+        schedule: `"cosine"` (short linear warm-up, then down to 0), `"constant"` or `"paper"` (the task's protocol).
         device: Where the data lies and the network is trained.
     """
 
@@ -129,9 +129,10 @@ def train(
     with _seeded(seed):
         model = task.model().to(device)
         optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(settings))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
         batches = Batches(data, task.batch_size, seed, task.pad)
         normalise = Normaliser(data)
+        penalty = task.protocol.penalty if task.protocol and settings.schedule == "paper" else lambda model: 0.0
         stops = _evenly(settings.steps, task.evaluations)
         evaluations: list[Evaluation] = []
         durations: list[float] = []
@@ -144,7 +145,7 @@ def train(
                 inputs, labels = batches[step]
                 loss = nn.functional.cross_entropy(model(inputs), labels)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
                 durations.append(_timed_step(optimizer, device))
                 scheduler.step()
                 total += loss.detach()
@@ -201,8 +202,10 @@ def _evenly(steps: int, evaluations: int) -> list[int]:
     return sorted({math.ceil(steps * (index + 1) / evaluations) for index in range(evaluations)})
 
 
-def _factor(settings: Settings) -> Callable[[int], float]:
+def _factor(task: Task, row: OptimizerRow, settings: Settings) -> Callable[[int], float]:
     """What the learning rate is multiplied by in each step."""
+    if settings.schedule == "paper" and task.protocol is not None:
+        return task.protocol.factor(row.name, settings.steps / task.steps)
     if settings.schedule == "constant":
         return lambda step: 1.0
     warm_up = math.ceil(WARM_UP * settings.steps)
@@ -216,8 +219,13 @@ def _factor(settings: Settings) -> Callable[[int], float]:
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    tensors = (value for state in optimizer.state.values() for value in state.values())
-    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, torch.Tensor))
+    return _bytes({key: value for key, value in optimizer.state_dict().items() if key != "param_groups"})
+
+
+def _bytes(value: object) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def headings(comparison: Comparison) -> Row:
         test_loss="test loss",
         test_accuracy="test\naccuracy %",
         best_accuracy="best\n%",
-        lr="best lr" if comparison.rates is None or len(comparison.rates) > 1 else "lr",
+        lr="best lr" if any(len(contender.rungs) > 1 for contender in comparison.contenders) else "lr",
         steps=f"steps to\n{percent(comparison.task.target)} %",
         milliseconds="ms/\nstep",
         state="bytes/\nparam",

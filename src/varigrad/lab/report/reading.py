@@ -49,7 +49,10 @@ def method(comparison: Comparison) -> list[str]:
     """How the numbers came about, one sentence each."""
     task, settings, seeds = comparison.task, comparison.settings, len(comparison.seeds)
     runs = sum(len(rung.runs) for contender in comparison.contenders for rung in contender.rungs)
-    if comparison.rates is None:
+    protocol = task.protocol if settings.schedule == "paper" else None
+    if comparison.rates is None and protocol:
+        rates = f"Every optimizer had the learning rates of {protocol.source}"
+    elif comparison.rates is None:
         rates = (
             "Every optimizer had a ladder of seven learning rates, extended outward while its best was the outermost"
         )
@@ -58,6 +61,10 @@ def method(comparison: Comparison) -> list[str]:
     schedule = {
         "cosine": "The rate rises linearly in the first steps and then falls to zero along a cosine.",
         "constant": "The rate stays constant during a run.",
+        "paper": f"The rate falls in phases, as in {protocol.source}; {protocol.l1:g} times the sum of the "
+        "parameters' absolute values is added to the loss."
+        if protocol
+        else "",
     }
     return [
         f"{runs:,} runs of {settings.steps:,} steps with {task.batch_size} images each; weight decay "

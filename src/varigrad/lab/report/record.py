@@ -4,7 +4,8 @@ The keys, top down:
 
 - `format`, `version`: `"varigrad-comparison"` and the number of this layout.
 - `task`: `name`, `summary`, `batch_size`, `target_accuracy`, `augmentation_pad`.
-- `settings`: `steps`, `seeds`, `learning_rates` (`"ladder"` or the list given), `schedule`, `weight_decay`, `device`.
+- `settings`: `steps`, `seeds`, `learning_rates` (`"ladder"`, `"paper"` or a list), `schedule`, `weight_decay` and
+  `device`.
 - `optimizers`: one object for each, in the order asked for: `name`, `class`, `arguments`, `summary`, `source`;
   `best_lr` (chosen by the lowest mean final validation loss), `best_lr_on_edge` (the outermost of several: a better
   one may lie beyond), and at that rate, over the seeds, `diverged`, `test_loss`, `test_accuracy` and
@@ -55,7 +56,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         "settings": {
             "steps": settings.steps,
             "seeds": list(comparison.seeds),
-            "learning_rates": "ladder" if comparison.rates is None else list(comparison.rates),
+            "learning_rates": _rates(comparison),
             "schedule": settings.schedule,
             "weight_decay": settings.weight_decay,
             "device": str(settings.device),
@@ -64,6 +65,12 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         "provenance": {**provenance, "seconds": round(comparison.seconds, 3)},
     }
     return json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rates(comparison: Comparison) -> str | list[float]:
+    if comparison.rates is not None:
+        return list(comparison.rates)
+    return "paper" if comparison.settings.schedule == "paper" else "ladder"
 
 
 def _contender(contender: Contender, task: Task) -> dict[str, Any]:
