@@ -11,8 +11,9 @@ from .test_mathematics import DIMENSION, TOLERANCE, assert_exact, every_dtype, s
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
+WAYS = ({"fused": True}, {"foreach": True}, {"foreach": False})
 every_way = pytest.mark.parametrize(
-    "way", [{}, {"foreach": False}, {"capturable": True}, {"capturable": True, "foreach": False}], ids=str
+    "way", [{}, *WAYS, {"capturable": True}, *({"capturable": True, **way} for way in WAYS)], ids=str
 )
 
 
@@ -29,14 +30,15 @@ def test_every_setting_on_a_gpu(row, way, dtype):
         assert_exact(row, ours, gradients, schedule, dtype, (4, 5, 10, steps), None, number, decay=0.1)
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @every_optimizer
-def test_a_captured_step_is_replayed(row):
+def test_a_captured_step_is_replayed(row, way):
     """A CUDA graph replays what was captured: the step count and the schedule must be read on the device."""
     gradients = torch.tensor(np.stack(stream(0.1, torch.float32, 30)), dtype=torch.float32, device="cuda")
     param = torch.zeros(DIMENSION, device="cuda", requires_grad=True)
     param.grad = torch.zeros_like(param)
     lr = torch.tensor(1e-2, device="cuda")
-    optimizer = row.optimizer([param], lr=lr, capturable=True)
+    optimizer = row.optimizer([param], lr=lr, capturable=True, **way)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for gradient in gradients[:3]:
@@ -59,7 +61,7 @@ def test_a_captured_step_is_replayed(row):
 
 @pytest.mark.parametrize("rounding", ["stochastic", "kahan", "nearest"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("way", [{"foreach": False}, {"capturable": True}], ids=str)
+@pytest.mark.parametrize("way", [*WAYS, {"capturable": True}], ids=str)
 def test_low_precision_is_rounded_as_on_the_host(way, dtype, rounding):
     """By the same random numbers: sign descent computes the same bits in float32 wherever it runs."""
     ends = []
@@ -74,17 +76,18 @@ def test_low_precision_is_rounded_as_on_the_host(way, dtype, rounding):
     assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("way", [{"fused": True}, {"foreach": True}], ids=str)
 @pytest.mark.parametrize("settings", [{}, {"rounding": "kahan"}, {"state_dtype": torch.bfloat16}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @every_optimizer
-def test_a_captured_step_rounds_anew_at_every_replay(row, dtype, settings):
+def test_a_captured_step_rounds_anew_at_every_replay(row, dtype, settings, way):
     """Also in low precision a replayed graph does what single steps do, random numbers included."""
     ends = []
     for replayed in (True, False):
         generator = torch.Generator().manual_seed(0)
         param = torch.ones(500, device="cuda", dtype=dtype, requires_grad=True)
         param.grad = torch.zeros_like(param)
-        optimizer = row.optimizer([param], lr=1e-4, capturable=True, **settings)
+        optimizer = row.optimizer([param], lr=1e-4, capturable=True, **settings, **way)
         graph = torch.cuda.CUDAGraph()
         for step in range(20):
             param.grad.copy_(torch.randn(500, generator=generator))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import fused as fused_way
 from .rounding import LOW_PRECISION
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, is_sharded, load, local, place, real, store, summed
@@ -53,8 +52,9 @@ def run(
     stored = _stored(rule, items)
     written = ("param", *rule.state)
     rounding = _rounding(items, stored, written, group["rounding"], count)
-    if way is fused_way and fused_way.takes(stored, written, rounding):
-        sums = fused_way.run(rule, stored, scalars, group["maximize"], rounding)
+    # A compiled way reads and writes most of what is stored as it is.
+    if hasattr(way, "takes") and way.takes(stored, written, rounding):
+        sums = way.run(rule, stored, scalars, group["maximize"], rounding)
     else:
         tensors = load(stored)
         if group["differentiable"]:

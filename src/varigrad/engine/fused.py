@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from .c import fingerprint, symbol
+from .compiled import STORED, readable, side_by_side, takes, written
 from .rule import Rule
-from .storage import COMPENSATION, EXACT, Rounding, is_dense, width
+from .storage import COMPENSATION, EXACT, Rounding, width
 
-__all__ = ["run", "unavailable"]
+__all__ = ["run", "takes", "unavailable"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
-
-STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""The dtypes that arrays computed in float32 may be stored in, by their numbers in the compiled code."""
 
 SHARE = 2**16
 """The fewest elements that a second thread is woken for."""
@@ -57,14 +55,6 @@ def _library() -> ctypes.CDLL | str:
         return f"the compiled kernels cannot be loaded: {error}"
 
 
-def takes(stored: Mapping[str, list[Tensor]], written: Sequence[str], rounding: Rounding) -> bool:
-    """Returns whether the compiled code can write the results of a bucket straight into the stored tensors."""
-    if any(isinstance(place, Tensor) for place in rounding.places):
-        return False
-    dtypes = {stored[name][0].dtype for name in written}
-    return dtypes <= STORED.keys() or dtypes == {torch.float64}
-
-
 def run(
     rule: Rule,
     tensors: dict[str, list[Tensor]],
@@ -84,50 +74,10 @@ def run(
     Returns:
         For every name in `rule.statistics` its sum over each tensor.
     """
-    plain = tensors if _are_plain(tensors) else _plain(tensors)
+    plain = side_by_side(tensors)
     sums = _call(rule, plain, scalars, maximize, rounding)
-    names = [name for name in ("param", *rule.state, COMPENSATION) if name in plain]
-    written = [tensor for name in names for tensor in plain[name]]
-    # Autograd must notice that the values it saved are no longer there, as it does after one of torch's operations.
-    torch.autograd.graph.increment_version(written)
-    if plain is not tensors:
-        for ours, theirs in zip(written, (t for name in names for t in tensors[name]), strict=True):
-            if ours is not theirs:
-                theirs.copy_(ours)
+    written(plain, tensors, [name for name in ("param", *rule.state, COMPENSATION) if name in plain])
     return sums
-
-
-def _are_plain(tensors: Mapping[str, list[Tensor]]) -> bool:
-    """Whether the compiled code can take the tensors as they are: it looks neither at shapes nor at strides."""
-    # Methods mapped over lists: on a thousand small tensors attributes looked up one by one cost more than the step.
-    shapes = list(map(Tensor.size, tensors["param"]))
-    return all(
-        all(map(Tensor.is_contiguous, column))
-        and not any(map(Tensor.is_neg, column))
-        and list(map(Tensor.size, column)) == shapes
-        for column in tensors.values()
-    )
-
-
-def _plain(tensors: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    """Returns the tensors, copied where the elements of one parameter's arrays do not lie in memory alike.
-
-    Raises:
-        RuntimeError: If a shape is not that of the parameter.
-    """
-    plain = {name: [tensor.resolve_neg() for tensor in column] for name, column in tensors.items()}
-    for index, param in enumerate(plain["param"]):
-        order = param if is_dense(param) else param.contiguous()
-        for name, column in plain.items():
-            tensor = column[index]
-            if tensor.shape != param.shape:
-                raise RuntimeError(
-                    f"the {name} of a parameter of shape {tuple(param.shape)} has the shape {tuple(tensor.shape)}: was "
-                    "the parameter given other data after its first step?"
-                )
-            if tensor.stride() != order.stride():
-                column[index] = torch.empty_strided(order.shape, order.stride(), dtype=tensor.dtype).copy_(tensor)
-    return plain
 
 
 def _call(
@@ -143,7 +93,7 @@ def _call(
     assert not isinstance(library, str), "the optimizer asks `unavailable` first"
     dtype = width(params[0].dtype)
     names = [*rule.elements, COMPENSATION] if COMPENSATION in tensors else rule.elements
-    columns = [_readable(tensors[name], dtype) for name in names]
+    columns = [readable(tensors[name], dtype) for name in names]
     pointers = array("Q")
     for tensors_of_one in columns:
         pointers.extend(map(Tensor.data_ptr, tensors_of_one))
@@ -191,12 +141,6 @@ def _call(
         name: [torch.tensor(value, dtype=torch.float64) for value in column]
         for name, column in zip(rule.statistics, totals, strict=True)
     }
-
-
-def _readable(column: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Returns the tensors in a dtype that the compiled code knows; only inputs can have another."""
-    known = column[0].dtype is dtype or (dtype is torch.float32 and column[0].dtype in STORED)
-    return column if known else [tensor.to(dtype) for tensor in column]
 
 
 def _address(values: array[Any]) -> ctypes.c_void_p:

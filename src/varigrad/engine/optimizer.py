@@ -20,6 +20,7 @@ from torch.optim.optimizer import ParamsT
 from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
+from . import triton_way
 from .bucket import Item, run
 from .checkpoint import loading, only_wants_state, read_setting, refuse_foreign, saving
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
@@ -175,7 +176,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise RuntimeError(f"{name}{where}: {way}=True is not differentiable; leave {way}=None")
         if group["state_dtype"] is not None and group["differentiable"]:
             raise RuntimeError(f"{name}{where}: rounded state is not differentiable; leave state_dtype=None")
-        if group["fused"] and (reason := fused_way.unavailable(self.rule_for(group))):
+        rule = self.rule_for(group) if group["fused"] else None
+        if rule and (reason := fused_way.unavailable(rule)) and triton_way.unavailable(rule):
             raise RuntimeError(f"{name}{where}: fused=True cannot be had, {reason}; leave fused=None")
 
     # ---------------------------------------------------------------- checkpoints
@@ -302,20 +304,28 @@ class RuleOptimizer(torch.optim.Optimizer):
             inputs = self.inputs(group, param, functools.partial(_name, group, index, position))
             # By identity: a parameter that stands in the group twice is stepped once.
             ready[id(param)] = (param, inputs)
-        if group["fused"] and not self._compiled_serves(group, [param for param, _ in ready.values()]):
-            raise RuntimeError(
-                f"{type(self).__name__}: fused=True serves plain tensors on a CPU, without capturable and outside "
-                f"torch.compile, which parameter group {index} is not; leave fused=None"
-            )
+        if group["fused"]:
+            devices: dict[torch.device, list[Tensor]] = defaultdict(list)
+            for param, _ in ready.values():
+                devices[param.device].append(param)
+            for params in devices.values():
+                if isinstance(reason := self._compiled(group, params), str):
+                    raise RuntimeError(
+                        f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave "
+                        "fused=None"
+                    )
         return list(ready.values())
 
-    def _compiled_serves(self, group: Mapping[str, Any], params: Iterable[Tensor]) -> bool:
-        """Whether the compiled code can step these parameters."""
-        return (
-            not (group["differentiable"] or group["capturable"] or torch.compiler.is_compiling())
-            and all(_is_plain(param) and param.device.type == "cpu" for param in params)
-            and not fused_way.unavailable(self.rule_for(group))
-        )
+    def _compiled(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType | str:
+        """Returns the module with compiled code for these parameters of one device, or why there is none, in words."""
+        if torch.compiler.is_compiling():
+            return "torch.compile makes kernels of its own"
+        if not all(map(_is_plain, params)):
+            return "it holds a subclass of torch.Tensor"
+        rule, device = self.rule_for(group), params[0].device
+        if device.type != "cpu":
+            return triton_way.unavailable(rule) or triton_way.trouble(device) or triton_way
+        return fused_way.unavailable(rule) or ("it is capturable, on a CPU" if group["capturable"] else fused_way)
 
     def _initialize_all(self) -> None:
         """Creates the state of every parameter as it is before its first gradient."""
@@ -395,9 +405,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
         """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""
-        wanted = group["fused"] or (group["fused"] is None and group["foreach"] is None)
-        if wanted and self._compiled_serves(group, params):
-            return fused_way
+        # The kernels for a GPU have been run in Triton's interpreter alone so far: there they must be asked for.
+        by_default = group["fused"] is None and group["foreach"] is None and params[0].device.type == "cpu"
+        wanted = group["fused"] or by_default
+        if wanted and not group["differentiable"] and isinstance(way := self._compiled(group, params), ModuleType):
+            return way
         # A compiler makes its own kernels from the plain loop.
         by_one = group["foreach"] is False or (group["foreach"] is None and torch.compiler.is_compiling())
         return loop_way if group["differentiable"] or by_one else foreach_way
