@@ -10,7 +10,7 @@ import torch
 
 import varigrad
 from tests.integrations.operators import declare_operators
-from varigrad.engine.optimizer import FLAGS
+from varigrad.engine.groups import FLAGS
 
 DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = Path(varigrad.__file__).parent

@@ -13,7 +13,20 @@ from torch import Tensor
 from .rule import Rule
 from .storage import is_sharded
 
-__all__ = ["loading", "only_wants_state", "read_setting", "refuse_foreign", "saving"]
+__all__ = ["TORCHS", "loading", "only_wants_state", "read_setting", "refuse_foreign", "saving"]
+
+TORCHS = {
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "exp_inf",
+    "square_avg",
+    "grad_avg",
+    "momentum_buffer",
+    "prev",
+    "sum",
+}
+"""What torch's own optimizers call their state."""
 
 
 @contextmanager

@@ -22,50 +22,15 @@ from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
 from .bucket import Item, run
-from .checkpoint import loading, only_wants_state, read_setting, refuse_foreign, saving
-from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
+from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
+from .groups import CYCLED, FLAGS, SHARED, check, cycled, parameter_name, place, refuse_unknown
+from .hyperparameters import Accepts
 from .operations import Scalar
 from .rounding import LOW_PRECISION
 from .rule import Rule
 from .storage import COMPENSATION, layout, local, real, width
 
 __all__ = ["RuleOptimizer"]
-
-FLAGS: dict[str, tuple[Accepts, Any]] = {
-    "rounding": (OneOf(("stochastic", "kahan", "nearest")), "stochastic"),
-    "state_dtype": (OrNone(OneOf((torch.bfloat16,))), None),
-    "maximize": (Switch(), False),
-    "foreach": (Switch(optional=True), None),
-    "fused": (Switch(optional=True), None),
-    "capturable": (Switch(), False),
-    "differentiable": (Switch(), False),
-}
-"""The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
-
-CYCLED = "momentum"
-"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`; until then it
-is True."""
-
-TORCHS = {
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "exp_inf",
-    "square_avg",
-    "grad_avg",
-    "momentum_buffer",
-    "prev",
-    "sum",
-}
-"""What torch's own optimizers call their state."""
-
-BOOKKEEPING = frozenset(
-    (
-        *("params", "param_names", "name", "lr_scale"),
-        *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
-    )
-)
-"""The keys of a parameter group that are not ours: torch's, its schedulers' and the common trainers'."""
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -89,11 +54,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     rule: ClassVar[Rule]
     accepts: ClassVar[Mapping[str, Accepts]]
-    # What all of them have; `accepts` holds what is particular to one.
-    _shared: ClassVar[Mapping[str, Accepts]] = {"lr": LearningRate(), "weight_decay": Interval()}
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
-        defaults = {name: arguments[name] for name in (*self._shared, *self.accepts)}
+        defaults = {name: arguments[name] for name in (*SHARED, *self.accepts)}
         defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
         if "beta" in defaults:
             defaults.setdefault(CYCLED, True)
@@ -149,36 +112,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         index = len(self.param_groups)
         if isinstance(param_group, dict):
-            for key in param_group:
-                if key not in self.defaults and key not in BOOKKEEPING:
-                    known = ", ".join(self.defaults)
-                    raise TypeError(
-                        f"parameter group {index} has the key {key!r}, which {type(self).__name__} does not know: it "
-                        f"takes {known}; a note of your own can be added to optimizer.param_groups afterwards"
-                    )
+            refuse_unknown(type(self).__name__, self.defaults, param_group, index)
             self._check({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
 
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
-        where = "" if index is None else f" (parameter group {index})"
-        name = type(self).__name__
-        for key, accepts in (*self._shared.items(), *self.accepts.items()):
-            accepts.check(f"{name}'s {key}{where}", group[key])
-        for key, (accepts, _) in FLAGS.items():
-            accepts.check(f"{name}'s {key}{where}", group[key])
-        if "beta" in group and CYCLED not in self.accepts and group.get(CYCLED, True) is not True:
-            self.accepts["beta"].check(f"{name}'s {CYCLED}{where}", group[CYCLED])
-        if group["foreach"] and group["fused"]:
-            raise RuntimeError(f"{name}{where}: foreach=True and fused=True exclude each other; set one of them")
-        for way in ("foreach", "fused"):
-            if group[way] and group["differentiable"]:
-                raise RuntimeError(f"{name}{where}: {way}=True is not differentiable; leave {way}=None")
-        if group["state_dtype"] is not None and group["differentiable"]:
-            raise RuntimeError(f"{name}{where}: rounded state is not differentiable; leave state_dtype=None")
+        check(type(self).__name__, self.accepts, group, index)
         rule = self.rule_for(group) if group["fused"] else None
         if rule and (reason := fused_way.unavailable(rule)) and triton_way.unavailable(rule):
-            raise RuntimeError(f"{name}{where}: fused=True cannot be had, {reason}; leave fused=None")
+            raise RuntimeError(
+                f"{type(self).__name__}{place(index)}: fused=True cannot be had, {reason}; leave fused=None"
+            )
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -286,22 +231,23 @@ class RuleOptimizer(torch.optim.Optimizer):
             param = group["params"][position]
             if param.grad is None:
                 continue
+            name = functools.partial(parameter_name, group, index, position)
             if param.grad.layout is not torch.strided:
                 raise RuntimeError(
-                    f"{type(self).__name__} needs dense gradients, but {_name(group, index, position)} has a sparse "
+                    f"{type(self).__name__} needs dense gradients, but {name()} has a sparse "
                     "one: build the layer with sparse=False, or give that parameter to torch.optim.SparseAdam"
                 )
             if not torch.compiler.is_compiling() and (param.is_conj() or param.is_neg()):
                 raise RuntimeError(
-                    f"{type(self).__name__} cannot write to {_name(group, index, position)}, which is a lazily "
+                    f"{type(self).__name__} cannot write to {name()}, which is a lazily "
                     "conjugated or negated view: make it a tensor of its own with resolve_conj() or resolve_neg()"
                 )
             if group["state_dtype"] is not None and param.is_complex():
                 raise RuntimeError(
                     f"{type(self).__name__}: state_dtype={group['state_dtype']} has no complex form, which "
-                    f"{_name(group, index, position)} needs: give complex parameters a group with state_dtype=None"
+                    f"{name()} needs: give complex parameters a group with state_dtype=None"
                 )
-            inputs = self.inputs(group, param, functools.partial(_name, group, index, position))
+            inputs = self.inputs(group, param, name)
             # By identity: a parameter that stands in the group twice is stepped once.
             ready[id(param)] = (param, inputs)
         if group["fused"]:
@@ -423,8 +369,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             on_host = count is not None and not group["differentiable"]
             lr = lr.item() if on_host else _precise(lr.reshape(()))
         settings = {**group, "lr": lr}
-        if (cycled := _cycled(group)) is not None:
-            settings["beta"] = cycled
+        if (beta := cycled(group)) is not None:
+            settings["beta"] = beta
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
@@ -454,18 +400,6 @@ def _kept_by_others() -> set[str]:
     for kind in kinds:
         kinds += kind.__subclasses__()
     return {name for kind in kinds if hasattr(kind, "rule") for name in kind.rule.state} | TORCHS
-
-
-def _name(group: Mapping[str, Any], index: int, position: int) -> str:
-    """What to call a parameter in an error."""
-    named = group["param_names"][position] if "param_names" in group else f"number {position}"
-    return f"parameter {named} of group {index}"
-
-
-def _cycled(group: Mapping[str, Any]) -> Any:
-    """What takes the place of `beta` in a group; None where nothing does."""
-    value = group.get(CYCLED, True) if "beta" in group else True
-    return None if isinstance(value, bool) else value
 
 
 def _is_plain(param: Tensor) -> bool:

@@ -1,0 +1,96 @@
+"""What stands in a parameter group, and what is refused there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
+
+__all__ = ["CYCLED", "FLAGS", "SHARED", "check", "cycled", "parameter_name", "place", "refuse_unknown"]
+
+SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
+"""The hyperparameters that every optimizer has."""
+
+FLAGS: dict[str, tuple[Accepts, Any]] = {
+    "rounding": (OneOf(("stochastic", "kahan", "nearest")), "stochastic"),
+    "state_dtype": (OrNone(OneOf((torch.bfloat16,))), None),
+    "maximize": (Switch(), False),
+    "foreach": (Switch(optional=True), None),
+    "fused": (Switch(optional=True), None),
+    "capturable": (Switch(), False),
+    "differentiable": (Switch(), False),
+}
+"""The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
+
+CYCLED = "momentum"
+"""The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`; until then it
+is True."""
+
+BOOKKEEPING = frozenset(
+    (
+        *("params", "param_names", "name", "lr_scale"),
+        *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
+    )
+)
+"""The keys of a parameter group that are not ours: torch's, its schedulers' and the common trainers'."""
+
+
+def check(name: str, accepts: Mapping[str, Accepts], group: Mapping[str, Any], index: int | None) -> None:
+    """Raises unless every hyperparameter and flag of a group is accepted.
+
+    Args:
+        name: Whose group it is.
+        accepts: What is accepted for the hyperparameters that are particular to it.
+        group: The group.
+        index: Its number, from 0; None for the defaults.
+
+    Raises:
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range.
+        RuntimeError: If flags exclude each other.
+    """
+    for key, accepted in (
+        *SHARED.items(),
+        *accepts.items(),
+        *((key, accepted) for key, (accepted, _) in FLAGS.items()),
+    ):
+        accepted.check(f"{name}'s {key}{place(index)}", group[key])
+    if "beta" in group and CYCLED not in accepts and group.get(CYCLED, True) is not True:
+        accepts["beta"].check(f"{name}'s {CYCLED}{place(index)}", group[CYCLED])
+    if group["foreach"] and group["fused"]:
+        raise RuntimeError(f"{name}{place(index)}: foreach=True and fused=True exclude each other; set one of them")
+    for way in ("foreach", "fused"):
+        if group[way] and group["differentiable"]:
+            raise RuntimeError(f"{name}{place(index)}: {way}=True is not differentiable; leave {way}=None")
+    if group["state_dtype"] is not None and group["differentiable"]:
+        raise RuntimeError(f"{name}{place(index)}: rounded state is not differentiable; leave state_dtype=None")
+
+
+def refuse_unknown(name: str, known: Collection[str], group: Mapping[str, Any], index: int) -> None:
+    """Raises TypeError if a new group has a key that nothing knows."""
+    for key in group:
+        if key not in known and key not in BOOKKEEPING:
+            raise TypeError(
+                f"parameter group {index} has the key {key!r}, which {name} does not know: it takes "
+                f"{', '.join(known)}; a note of your own can be added to optimizer.param_groups afterwards"
+            )
+
+
+def place(index: int | None) -> str:
+    """Returns what to say of a group's number in an error; nothing for the defaults."""
+    return "" if index is None else f" (parameter group {index})"
+
+
+def parameter_name(group: Mapping[str, Any], index: int, position: int) -> str:
+    """Returns what to call a parameter in an error."""
+    named = group["param_names"][position] if "param_names" in group else f"number {position}"
+    return f"parameter {named} of group {index}"
+
+
+def cycled(group: Mapping[str, Any]) -> Any:
+    """Returns what takes the place of `beta` in a group; None where nothing does."""
+    value = group.get(CYCLED, True) if "beta" in group else True
+    return None if isinstance(value, bool) else value
