@@ -1,8 +1,10 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
 from .adabayes import AdaBayes, AdaBayesFP
+from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
+from .noise import NoiseScale, noise_scale
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .variance import GradientVariance, gradient_variance
@@ -27,6 +29,10 @@ __all__ = [
     "param_groups",
     "step_in_backward",
     "convert_state",
+    "Belief",
+    "belief_of",
+    "NoiseScale",
+    "noise_scale",
     "GradientVariance",
     "gradient_variance",
     "__version__",

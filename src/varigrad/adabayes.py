@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Interval, OneOf, OrNone, Pair
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
 from .engine.rule import hypotenuse, minimum, rule, sqrt, where
 from .sign import debiasing_weight
+from .svag import averaged
 
 __all__ = ["AdaBayes", "AdaBayesFP"]
 
@@ -200,6 +202,10 @@ class AdaBayes(BayesianFilter):
             "evidence": where(lr > 0, 1.0, 0.0),
         }
 
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns the moving average, of the gradient of the mean loss; the filter's variance is that of the weight."""
+        return Belief(state["mean"] / group["batch_size"])
+
 
 class AdaBayesFP(BayesianFilter):
     r"""AdaBayes at its fixed point: the posterior variance that a steady gradient would lead to, at every step.
@@ -288,3 +294,8 @@ class AdaBayesFP(BayesianFilter):
             "half_ratio": (group["reference_lr"] or 1.0) / (2.0 * group["sgd_lr"]),
             "eps": group["eps"] / group["batch_size"] ** 2,
         }
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, and the variances that v - m² amounts to: Balles and Hennig's Eq. 22 with β₁ in ρ."""
+        moving_variance = (state["mean_square"] - state["mean"].square()).clamp(min=0.0)
+        return averaged(state["mean"], moving_variance, group["betas"][0], step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, ClassVar, cast, overload
 
@@ -21,9 +22,10 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
+from .belief import Belief
 from .bucket import Item, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
-from .groups import CYCLED, FLAGS, SHARED, check, cycled, parameter_name, place, refuse_unknown
+from .groups import CYCLED, FLAGS, SHARED, check, cycled, group_of, parameter_name, place, refuse_unknown
 from .hyperparameters import Accepts
 from .operations import Scalar
 from .rounding import LOW_PRECISION
@@ -97,6 +99,60 @@ class RuleOptimizer(torch.optim.Optimizer):
             name: Returns what to call the parameter in an error.
         """
         return {}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns what the method believes about the gradient that it descends along, as far as its model goes.
+
+        Args:
+            group: The hyperparameters, at the parameter's last step.
+            step: The number of that step, from 1.
+            state: The state, statistics and memory it has left, as real tensors in the width computed in.
+            param: The parameter.
+        """
+        return Belief()
+
+    # ---------------------------------------------------------------- beliefs
+
+    @torch.no_grad()
+    def belief(self, param: Tensor) -> Belief:
+        """Returns what this optimizer believes about the gradient of a parameter, as of its last step.
+
+        Args:
+            param: A parameter of this optimizer that has been stepped.
+
+        Returns:
+            Estimate of the true gradient, its uncertainty, noise and drift, each shaped like the parameter, or None
+            where this method has no such notion. Which it has is in `docs/beliefs.md`.
+
+        Raises:
+            TypeError: If `param` is no tensor.
+            ValueError: If it is not a parameter of this optimizer.
+            RuntimeError: If it has not been stepped yet.
+
+        Example:
+            >>> import torch, varigrad
+            >>> weight = torch.ones(3, requires_grad=True)
+            >>> optimizer = varigrad.VSGD([weight])
+            >>> weight.square().sum().backward()
+            >>> optimizer.step()
+            >>> bool((optimizer.belief(weight).variance > 0).all())
+            True
+        """
+        group = group_of(self, param)
+        rule, stored = self.rule_for(group), self.state[param]
+        dtype = width(param.dtype)
+        kept = (*rule.state, *rule.statistics, *rule.memory)
+        state = {name: real(stored[name]).to(dtype) for name in kept}
+        # On a device the host must not wait for the number of the step.
+        step: Scalar = stored["step"].item() if stored["step"].device.type == "cpu" else _precise(stored["step"])
+        beta = cycled(group)
+        settings = group if beta is None else {**group, "beta": beta}
+        kept_tensors = {id(tensor) for tensor in state.values()}
+        belief = self.believe(settings, step, state, param)
+        belief = belief.mapped(lambda tensor: tensor.clone() if id(tensor) in kept_tensors else tensor)
+        if group["maximize"] and belief.mean is not None:
+            belief = replace(belief, mean=-belief.mean)
+        return belief.mapped(torch.view_as_complex) if param.is_complex() else belief
 
     # ---------------------------------------------------------------- parameter groups
 
