@@ -4,6 +4,7 @@ from .adabayes import AdaBayes, AdaBayesFP
 from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
+from .monitor import NoiseMonitor
 from .noise import NoiseScale, noise_scale
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
@@ -33,6 +34,7 @@ __all__ = [
     "belief_of",
     "NoiseScale",
     "noise_scale",
+    "NoiseMonitor",
     "GradientVariance",
     "gradient_variance",
     "__version__",
