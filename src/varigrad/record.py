@@ -44,7 +44,7 @@ class NoiseRecord:
         Args:
             layer: The layer's name; None for all together.
         """
-        signal, noise = self._sums(layer)
+        signal, noise = self.sums(layer)
         return math.sqrt(max(signal, 0.0) / noise) if noise > 0 else math.nan
 
     def noise_scale(self, layer: str | None = None) -> float:
@@ -53,12 +53,17 @@ class NoiseRecord:
         Args:
             layer: The layer's name; None for all together.
         """
-        signal, noise = self._sums(layer)
+        signal, noise = self.sums(layer)
         if not noise > 0:
             return math.nan
         return (self.batch_size or 1.0) * noise / signal if signal > 0 else math.inf
 
-    def _sums(self, layer: str | None) -> tuple[float, float]:
+    def sums(self, layer: str | None = None) -> tuple[float, float]:
+        """Signal and noise of a layer, or of all.
+
+        Args:
+            layer: The layer's name; None for all together.
+        """
         rows: Iterable[Mapping[str, float]] = self.layers.values() if layer is None else (self.layers[layer],)
         signals, noises = zip(*((row["signal"], row["noise"]) for row in rows), strict=True)
         return sum(signals), sum(noises)
