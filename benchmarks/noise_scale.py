@@ -46,6 +46,7 @@ class Kept(Writer):
         self.records: list[NoiseRecord] = []
 
     def write(self, record: NoiseRecord) -> None:
+        """Keeps one."""
         self.records.append(record)
 
 
@@ -103,6 +104,14 @@ def accumulated(optimizer: torch.optim.Optimizer, model: nn.Module, batches: Bat
     return found | {"lowest": scale.interval[0], "highest": scale.interval[1]}
 
 
+def command() -> str:
+    """The command as it is to be repeated: where the data lies is not the result's."""
+    words = list(sys.argv)
+    if "--data-dir" in words:
+        words[words.index("--data-dir") + 1] = "FOLDER"
+    return shlex.join(["python", *words])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, choices=["mnist", "cifar10"])
@@ -151,7 +160,7 @@ def main() -> None:
         "batch_size": batch_size,
         "looks": LOOKS,
         "checkpoints": found,
-        "provenance": provenance(shlex.join(["python", *sys.argv]), torch.device("cpu")),
+        "provenance": provenance(command(), torch.device("cpu")),
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(record, indent=1).replace("Infinity", "null") + "\n")

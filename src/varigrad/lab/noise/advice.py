@@ -38,9 +38,8 @@ def _on_the_batch(found: Findings) -> str:
     if high == math.inf:
         if low == math.inf:
             return "No signal can be told from the noise: the batch could be larger, by a factor that nothing bounds."
-        more = (
-            f"the batch could be at least {number(low)} × larger before returns diminish" if low > 2 else "look longer"
-        )
+        larger = f"the batch could be at least {number(low)} × larger before returns diminish"
+        more = larger if low > 2 else "a longer look would tell more"
         return f"The signal cannot be told from zero: the noise scale is at least {_samples(found, low)}; {more}."
     cost = (
         f"As it is, a run takes about {number(1 + whole.batches)} times the fewest steps possible and "
