@@ -5,7 +5,7 @@
 At each checkpoint the direct measurement goes over the gradient of every single sample of the training set. Against it
 stand, in the same units:
 
-- "accumulated": `noise_scale` with `gradient_variance` on the model and 32 batches accumulated, at the checkpoint;
+- "accumulated": `noise_scale` with `gradient_variance` on the model and 4,096 samples accumulated, at the checkpoint;
 - "in-batch" and "pair": `NoiseMonitor` with and without `inside_batch`, looking every 10 steps, signal and noise each
   averaged over the last 40 looks;
 - "state": `noise_scale` from what the optimizer believes, at the checkpoint.
@@ -36,7 +36,7 @@ from varigrad.record import NoiseRecord
 from varigrad.writers import Writer
 
 LOOKS = 40
-PASSES = 32
+SAMPLES = 4096
 
 
 class Kept(Writer):
@@ -93,14 +93,15 @@ def averaged(records: Sequence[NoiseRecord], batch_size: int) -> dict[str, float
 
 
 def accumulated(optimizer: torch.optim.Optimizer, model: nn.Module, batches: Batches, batch: int) -> dict[str, float]:
-    """The estimate from 32 batches that nothing else has seen, at the weights as they are."""
+    """The estimate from 4,096 samples that nothing else has seen, at the weights as they are."""
+    passes = SAMPLES // batch
     with varigrad.gradient_variance(model, method="layers"):
         model.zero_grad()
-        for number in range(PASSES):
-            (loss_of(model, *batches[10**6 + number]) / PASSES).backward()
-        scale = varigrad.noise_scale(optimizer, PASSES * batch)
+        for number in range(passes):
+            (loss_of(model, *batches[10**6 + number]) / passes).backward()
+        scale = varigrad.noise_scale(optimizer, SAMPLES)
     model.zero_grad()
-    found = {"noise": scale.noise * PASSES * batch, "signal": scale.signal, "scale": float(scale)}
+    found = {"noise": scale.noise * SAMPLES, "signal": scale.signal, "scale": float(scale)}
     return found | {"lowest": scale.interval[0], "highest": scale.interval[1]}
 
 

@@ -185,7 +185,8 @@ class NoiseMonitor:
         if self.inside_batch:
             try:
                 self._handle = gradient_variance(self.model)
-                return
+                if self._handle.method != "microbatch":  # which sees nothing unless several passes make a step
+                    return
             except (TypeError, ValueError, RuntimeError) as error:
                 self._warn(f"NoiseMonitor cannot look inside the batch: {error}")
         for _, param in self._named():
