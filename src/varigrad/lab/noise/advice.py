@@ -23,7 +23,7 @@ def _on_the_batch(found: Findings) -> str:
         return "The gradients had no noise: nothing can be said of the batch."
     low, high = whole.interval
     times, scale = number(whole.batches), _samples(found, whole.batches)
-    span = f"95 % interval {_samples(found, low)} to {_samples(found, high)}"
+    span = f"95 % interval {_samples(found, low).split()[0]} to {_samples(found, high)}"
     if whole.signal + 1.96 * whole.error < 0:
         cosine = whole.signal / (whole.signal + whole.noise) if whole.signal + whole.noise > 0 else -1.0
         return (
