@@ -1,48 +1,50 @@
 """What a NoiseMonitor costs: a look, in steps of training; over the default interval that is its share of the time.
 
-Training with and without a monitor is timed in turns, step by step: every round has four ordinary steps and a look
-(which needs two steps), so that whatever else the machine does meets both. A share is (look - 2 steps) / (200 steps).
+Training is timed step by step: every round has four ordinary steps and a look, which needs two steps, so that whatever
+else the machine does meets both. The cost of a look is what its two steps took more than two ordinary ones, in
+processor time; its share is that over 250 steps. Medians of the rounds, with the range of their middle half.
 
-    python benchmarks/monitor_overhead.py --task mnist-mlp --data-dir FOLDER
+    python benchmarks/monitor_overhead.py --data-dir FOLDER --json results/monitor-overhead.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import varigrad
 from varigrad.lab.batches import Batches
+from varigrad.lab.machine import provenance
 from varigrad.lab.tasks import TASKS
 
 EVERY = 6
+ROUNDS = {"digits": 60, "mnist-mlp": 60, "cifar10-cnn": 15}
+ROWS = (
+    *((task, kind, False) for task in ("digits", "mnist-mlp") for kind in ("VSGD", "MSVAG", "AdamW")),
+    *(("cifar10-cnn", "VSGD", False), ("digits", "VSGD", True), ("mnist-mlp", "VSGD", True)),
+    ("cifar10-cnn", "VSGD", True),
+)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="mnist-mlp", choices=list(TASKS))
-    parser.add_argument("--optimizer", default="VSGD", choices=["VSGD", "MSVAG", "AdamW"])
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--inside-batch", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    task = TASKS[arguments.task]
-    data = task.data.load(arguments.data_dir)
+def measured(name: str, kind: str, inside_batch: bool, folder: Path | None) -> dict[str, Any]:
+    """The cost of a look, in steps."""
+    task = TASKS[name]
     torch.manual_seed(0)
     model = task.model()
-    kind = getattr(varigrad, arguments.optimizer, None) or getattr(torch.optim, arguments.optimizer)
-    optimizer = kind(model.parameters(), lr=1e-3)
-    batches = Batches(data, task.batch_size, 0, task.pad)
-    monitor = varigrad.NoiseMonitor(optimizer, model, EVERY, inside_batch=arguments.inside_batch)
-    plain, looks = [], []
-    for number in range(arguments.rounds):
+    optimizer = (getattr(varigrad, kind, None) or getattr(torch.optim, kind))(model.parameters(), lr=1e-3)
+    batches = Batches(task.data.load(folder), task.batch_size, 0, task.pad)
+    monitor = varigrad.NoiseMonitor(optimizer, model, EVERY, inside_batch=inside_batch)
+    costs = []
+    for number in range(ROUNDS[name]):
         durations = []
         for step in range(EVERY):
             inputs, labels = batches[number * EVERY + step]
@@ -52,14 +54,31 @@ def main() -> None:
             optimizer.step()
             durations.append(time.process_time() - began)
         # The last but one step prepares the look, the last takes it; with `inside_batch` that is a dearer pass too.
-        plain.append(statistics.median(durations[:-2]))
-        looks.append(sum(durations[-2:]) - 2 * plain[-1])
+        plain = statistics.median(durations[:-2])
+        costs.append((sum(durations[-2:]) - 2 * plain) / plain)
     assert monitor.latest is not None
-    ratios = sorted(look / step for look, step in zip(looks[5:], plain[5:], strict=True))
-    low, middle, high = (ratios[int(len(ratios) * share)] for share in (0.25, 0.5, 0.75))
-    default = varigrad.NoiseMonitor(optimizer, model).every
-    print(f"{task.name}, {arguments.optimizer}: a look costs {middle:.2f} steps ({low:.2f} to {high:.2f}),")
-    print(f"every {default} steps {100 * middle / default:.2f} % of the training time")
+    low, middle, high = statistics.quantiles(costs[3:], n=4)
+    share = 100 * middle / varigrad.NoiseMonitor(optimizer, model).every
+    row = {"task": name, "optimizer": kind, "inside_batch": inside_batch}
+    return row | {"steps": middle, "middle_half": [low, high], "per_cent": share}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for case in ROWS:
+        rows.append(measured(*case, arguments.data_dir))
+        print(rows[-1], flush=True)
+    words = list(sys.argv)
+    if "--data-dir" in words:
+        words[words.index("--data-dir") + 1] = "FOLDER"
+    origin = provenance(shlex.join(["python", *words]), torch.device("cpu"))
+    arguments.json.write_text(json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
