@@ -4,11 +4,10 @@
 
 Small training sets, on which networks become overconfident: 2,000 images of MNIST, an MLP 784-128-64-10, 1,000 steps,
 and 3,000 of CIFAR-10, three convolutions 16-32-64 with group normalisation, 600 steps; batches of 50, cosine schedule,
-on 2,000 and 1,000 images for validation. Each
-optimizer has six settings, of which the one with the lowest validation loss of seed 0 is taken; AdaBayes' and IVON's
-are chosen with and without drawn weights alike. Then three seeds, on 10,000 and 2,000 test images: negative log-likelihood,
-expected calibration error (15 bins of equal width), error. Predictions with drawn weights are means of probabilities
-over 32 draws. IVON is the package ivon-opt (Shen et al. 2024).
+on 2,000 and 1,000 images for validation. Each optimizer has six settings, of which the one with the lowest validation
+loss of seed 0 is taken, with drawn weights and without separately. Then three seeds, on 10,000 and 2,000 test images:
+negative log-likelihood, expected calibration error (15 bins of equal width), error. Predictions with drawn weights are
+means of probabilities over 32 draws. IVON is the package ivon-opt (Shen et al. 2024).
 """
 
 from __future__ import annotations
