@@ -1,4 +1,4 @@
-/* What all rules share: reading and writing arrays of 16 bits.
+/* What all rules share: counting steps, and reading and writing arrays of 16 bits.
 
    Such arrays are widened to float32 and narrowed again block by block, in the nearest cache. The integer arithmetic is
    that of rounding.py, bit for bit. */
@@ -21,6 +21,11 @@ typedef void run_function(int64_t start, int64_t stop, void *const *arrays, int6
         double *sums);
 
 typedef union { float number; uint32_t bits; } word;
+
+/* Adds one to each count. */
+void varigrad_advance(int64_t tensors, float *const *steps, double *counts) {
+    for (int64_t k = 0; k < tensors; k++) counts[k] = *steps[k] += 1;
+}
 
 static inline uint32_t mix(uint32_t x) {
     x = (x ^ (x >> 16)) * 0x7FEB352Du;
