@@ -138,6 +138,50 @@ def test_what_was_clipped_is_not_compared_with_the_variance_before():
 
 
 @pytest.mark.parametrize("inside_batch", [False, True])
+@pytest.mark.parametrize("kind", [varigrad.VSGD, torch.optim.SGD])
+def test_the_scale_of_a_grad_scaler_is_taken_out(kind, inside_batch):
+    """Whether the scaler divides before the step, as for SGD, or leaves it to the optimizer, as for ours."""
+    found = []
+    for scale in (1.0, 2.0**10):
+        model, kept = network(), Kept()
+        optimizer = kind(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        with varigrad.NoiseMonitor(optimizer, model, 2, writers=kept, inside_batch=inside_batch):
+            for step in range(4):
+                optimizer.zero_grad()
+                scaler.scale(loss_of(model, step)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        found.append([record.sums() for record in kept.records])
+    if inside_batch:  # the gradient was divided after backward, its variance was not
+        assert found[1] == []
+    else:
+        assert len(found[0]) == 2
+        for one, other in zip(*found, strict=True):
+            assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("inside_batch", [False, True])
+def test_a_scale_that_is_left_to_the_optimizer_is_taken_out(inside_batch):
+    """As a GradScaler leaves it: in two attributes of the optimizer, for the time of the step."""
+    found = []
+    for scale in (None, 1024.0):
+        model, kept = network(), Kept()
+        optimizer = varigrad.VSGD(model.parameters(), lr=0.01)
+        with varigrad.NoiseMonitor(optimizer, model, 2, writers=kept, inside_batch=inside_batch):
+            for step in range(4):
+                optimizer.zero_grad()
+                (loss_of(model, step) * (scale or 1.0)).backward()
+                if scale:
+                    optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.zeros(())
+                optimizer.step()
+        found.append([record.sums() for record in kept.records])
+    assert len(found[0]) == 2
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("inside_batch", [False, True])
 @pytest.mark.parametrize("kind", [varigrad.VSGD, varigrad.MSVAG, torch.optim.AdamW])
 def test_training_is_the_same_with_and_without(kind, inside_batch):
     models = [network(), network()]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine.belief import Belief
+from .engine.belief import Belief, count
 from .engine.groups import group_of
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
@@ -71,9 +71,7 @@ def belief_of(optimizer: torch.optim.Optimizer, param: Tensor) -> Belief:
         )
     group = group_of(optimizer, param)
     state = optimizer.state[param]
-    count = torch.as_tensor(state["step"])
-    # On a device the host must not wait for the number of the step.
-    step: Scalar = count.item() if count.device.type == "cpu" else count.double()
+    step = count(torch.as_tensor(state["step"]))
     kept = {name: real(state[name]).to(width(param.dtype)) for name in _KEPT if name in state}
     belief = _MOMENTS[kind](group, step, kept)
     if group.get("maximize") and belief.mean is not None:

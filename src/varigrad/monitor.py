@@ -189,9 +189,10 @@ class NoiseMonitor:
                     return
             except (TypeError, ValueError, RuntimeError) as error:
                 self._warn(f"NoiseMonitor cannot look inside the batch: {error}")
+        inverse = self._inverse_scale()
         for _, param in self._named():
             if not hasattr(param, "grad_variance"):
-                self._earlier[id(param)] = _gradient(param).clone()
+                self._earlier[id(param)] = _gradient(param, inverse).clone()
 
     # ---------------------------------------------------------------- the look itself
 
@@ -214,10 +215,13 @@ class NoiseMonitor:
 
     def _sums(self, params: list[Tensor], inside: bool) -> list[Tensor]:
         """The sums over the parts of parameters that are here, each a vector with an entry for each parameter."""
-        gradients = list(map(_gradient, params))
+        inverse = self._inverse_scale()
+        gradients = [_gradient(param, inverse) for param in params]
         squares = _squares(gradients)
         if inside:
             noise = _stacked([param.grad_variance.sum(dtype=torch.float32) for param in params])  # type: ignore[attr-defined]
+            if inverse is not None:
+                noise = noise * inverse.to(noise.device).square()
             signal = squares - noise
         else:
             earlier = [self._earlier[id(param)] for param in params]
@@ -232,6 +236,11 @@ class NoiseMonitor:
         systematic = _stacked([_total(belief.systematic_variance, noise) for belief in beliefs])
         observation = _stacked([_total(belief.observation_variance, noise) for belief in beliefs])
         return [signal, noise, moved, along, certain, systematic, observation]
+
+    def _inverse_scale(self) -> Tensor | None:
+        """What gradients are to be multiplied by where a GradScaler has left them scaled for the time of the step."""
+        scale = getattr(self.optimizer, "grad_scale", None)
+        return scale.double().reciprocal().float() if isinstance(scale, Tensor) else None
 
     def _belief(self, param: Tensor) -> Belief:
         try:
@@ -292,10 +301,11 @@ def _finish(total: list[float]) -> Mapping[str, float]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _gradient(param: Tensor) -> Tensor:
-    """The gradient's part that is here, as real numbers of at least 32 bits."""
+def _gradient(param: Tensor, inverse: Tensor | None) -> Tensor:
+    """The gradient's part that is here, as real numbers of at least 32 bits, without the scale of a GradScaler."""
     assert param.grad is not None
-    return _wide(real(local(param.grad, param).detach()))
+    part = _wide(real(local(param.grad, param).detach()))
+    return part if inverse is None else part * inverse.to(part.device, part.dtype)
 
 
 def _wide(tensor: Tensor) -> Tensor:

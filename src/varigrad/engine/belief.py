@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-__all__ = ["Belief"]
+from .groups import cycled, group_of
+from .operations import Scalar
+from .storage import real, width
+
+if TYPE_CHECKING:
+    from .optimizer import RuleOptimizer
+
+__all__ = ["Belief", "believed"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +75,32 @@ class Belief:
 
 def _ratio(mean: Tensor, variance: Tensor) -> Tensor:
     return torch.where(mean == 0, 0.0, mean.abs() / variance.sqrt())
+
+
+@torch.no_grad()
+def believed(optimizer: RuleOptimizer, param: Tensor) -> Belief:
+    """Returns what an optimizer's `believe` says of a parameter, as a tensor like the parameter and not like its state.
+
+    Raises:
+        TypeError: If `param` is no tensor.
+        ValueError: If it is not a parameter of this optimizer.
+        RuntimeError: If it has not been stepped yet.
+    """
+    group = group_of(optimizer, param)
+    rule, stored = optimizer.rule_for(group), optimizer.state[param]
+    kept = (*rule.state, *rule.statistics, *rule.memory)
+    state = {name: real(stored[name]).to(width(param.dtype)) for name in kept}
+    beta = cycled(group)
+    settings = group if beta is None else {**group, "beta": beta}
+    belief = optimizer.believe(settings, count(stored["step"]), state, param)
+    # What is returned must not be the state itself.
+    own = {id(tensor) for tensor in state.values()}
+    belief = belief.mapped(lambda tensor: tensor.clone() if id(tensor) in own else tensor)
+    if group["maximize"] and belief.mean is not None:
+        belief = replace(belief, mean=-belief.mean)
+    return belief.mapped(torch.view_as_complex) if param.is_complex() else belief
+
+
+def count(step: Tensor) -> Scalar:
+    """Returns the number of a step; as a tensor where it is on a device, which the host must not wait for."""
+    return step.item() if step.device.type == "cpu" else step if step.device.type == "mps" else step.double()
