@@ -138,6 +138,15 @@ def test_the_interval_is_a_standard_deviation_at_most(correlated):
     assert (spread > 0.8 * bounds[0]) == correlated
 
 
+def test_the_interval_is_made_of_that_bound():
+    """Of the signal, and of a noise that is uncertain by a share of itself."""
+    scale = varigrad.NoiseScale.of(signal=40.0, noise=5.0, left=5.0, share=0.01, batch_size=8)
+    spread = math.sqrt(2 * 5.0**2 + 4 * 5.0 * 40.0)
+    assert scale == 1.0
+    assert scale.interval == pytest.approx((8 * 4.5 / (40 + spread), 8 * 5.5 / (40 - spread)))
+    assert varigrad.NoiseScale.of(10.0, 5.0, 5.0, 0.0, 8).interval[1] == math.inf
+
+
 def test_the_interval_is_wide_where_the_state_is_short():
     """Ten gradients cannot show a signal of a tenth of their noise, whatever the noise's correlations."""
     generator = torch.Generator().manual_seed(4)
