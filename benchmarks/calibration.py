@@ -3,11 +3,11 @@
     python benchmarks/calibration.py --task mnist --data-dir FOLDER --json results/calibration/mnist.json
 
 Small training sets, on which networks become overconfident: 2,000 images of MNIST, an MLP 784-128-64-10, 1,000 steps,
-and 3,000 of CIFAR-10 at 16x16, three convolutions 16-32-64 with group normalisation, 300 steps; batches of 50, cosine schedule,
-on 2,000 and 500 images for validation. Each optimizer has six settings, of which the one with the lowest validation
-loss of seed 0 is taken, with drawn weights and without separately. Then three seeds, on 10,000 and 1,000 test images:
-negative log-likelihood, expected calibration error (15 bins of equal width), error. Predictions with drawn weights are
-means of probabilities over 32 draws. IVON is the package ivon-opt (Shen et al. 2024).
+and 3,000 of CIFAR-10 at 16x16, three convolutions 16-32-64 with group normalisation, 300 steps; batches of 50, cosine
+schedule, 2,000 and 500 images for validation. Each optimizer has six settings, of which the one with the lowest
+validation loss of seed 0 is taken, with drawn weights and without separately. Then three seeds, on 10,000 and 1,000
+test images: negative log-likelihood, expected calibration error (15 bins of equal width), error. Predictions with drawn
+weights are means of probabilities over 32 draws. IVON is the package ivon-opt (Shen et al. 2024).
 """
 
 from __future__ import annotations

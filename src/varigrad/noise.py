@@ -93,9 +93,9 @@ def noise_scale(optimizer: torch.optim.Optimizer, batch_size: float, model: nn.M
       `backward()`. A batch of the order of the noise scale is needed to see the signal: accumulate several.
     - "state": else from what the optimizer believes (`varigrad.belief_of`): the noise is Σ observation_variance, and
       the signal Σ mean² - Σ mean_noise, because the noise that is left in the mean would count as signal. That is
-      right where the true gradient moves little while the optimizer forgets: at rest, or at small learning rates.
-      Where the weights move fast their motion counts as noise, and the signal averages out: it comes out too large,
-      often infinite. `docs/beliefs.md` has the errors that were measured.
+      right where the true gradient moves little while the optimizer forgets: at rest. Where the weights move their
+      motion counts as noise, and the signal averages out: in training it was off by a factor of ten or more, either
+      way, and often infinite. `docs/beliefs.md` has what was measured; decide nothing by it without the other source.
 
     Args:
         optimizer: An optimizer that `belief_of` reads or, with the variance inside the mini-batch, any.
