@@ -99,7 +99,14 @@ def _scale(found: Findings) -> dict[str, Any]:
     low = [batch * min(part.whole.interval[0], part.whole.batches) for part in known]
     high = [min(batch * part.whole.interval[1], top) for part in known]
     low = [value if value > 0 else mid for value, mid in zip(low, middle, strict=True)]
-    line = {"x": steps, "y": middle, "mode": "lines+markers", "name": "noise scale", "line": {"color": "#3b78c2"}}
+    every = [_finite(batch * part.whole.batches) for part in found.slices]  # a gap where no signal was seen
+    line = {
+        "x": [part.last for part in found.slices],
+        "y": every,
+        "mode": "lines+markers",
+        "name": "noise scale",
+        "line": {"color": "#3b78c2"},
+    }
     band = {
         "x": [*steps, *reversed(steps)],
         "y": [*high, *reversed(low)],
