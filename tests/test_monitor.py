@@ -137,6 +137,7 @@ def test_what_was_clipped_is_not_compared_with_the_variance_before():
     assert kept.records == []
 
 
+@pytest.mark.filterwarnings("ignore:NoiseMonitor skips what was clipped")
 @pytest.mark.parametrize("inside_batch", [False, True])
 @pytest.mark.parametrize("kind", [varigrad.VSGD, torch.optim.SGD])
 def test_the_scale_of_a_grad_scaler_is_taken_out(kind, inside_batch):
