@@ -1,6 +1,7 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
 from .adabayes import AdaBayes, AdaBayesFP
+from .adaptive import AdaptiveVSGD
 from .convert import convert_state
 from .gradient_release import step_in_backward
 from .sign import MSGD, MSSD, SSD
@@ -14,6 +15,7 @@ from .weight_decay import param_groups
 __all__ = [
     "VSGD",
     "ConstantVSGD",
+    "AdaptiveVSGD",
     "AdaBayes",
     "AdaBayesFP",
     "SVAG",
