@@ -66,8 +66,7 @@ def run(
             return
         store(stored, tensors, written, rounding)
     for name, column in summed(sums, params).items():
-        for state, value in zip(states, column, strict=True):
-            state[name].copy_(value)
+        torch._foreach_copy_([state[name] for state in states], list(column))
 
 
 def _stored(rule: Rule, items: list[Item]) -> dict[str, list[Tensor]]:

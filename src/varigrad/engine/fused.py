@@ -138,7 +138,7 @@ def _call(
             for column in range(statistics):
                 totals[column][index] += sums[row * statistics + column]
     return {
-        name: [torch.tensor(value, dtype=torch.float64) for value in column]
+        name: list(torch.tensor(column, dtype=torch.float64).unbind())
         for name, column in zip(rule.statistics, totals, strict=True)
     }
 

@@ -72,8 +72,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             step: The number of this step for the parameter, from 1; a float, or a 0-dim tensor where the host must
                 not wait for it.
             group: The hyperparameters.
-            memory: The tensor's statistics as the last step left them, and its memory. A value returned under the
-                name of a memory is kept for the next step.
+            memory: The statistics as the last step left them, and the memory, with an entry for each tensor of a
+                bucket; what is computed from them, element by element, has one too. A value returned under the name
+                of a memory is kept for the next step. With a memory, a `step` on the device has an entry for each too.
         """
         raise NotImplementedError
 
@@ -374,19 +375,29 @@ class RuleOptimizer(torch.optim.Optimizer):
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
+        if remembered:
+            return self._remembering(rule, settings, states, count)
         columns: dict[str, list[Any]] = defaultdict(list)
         for state in states:
-            step: Scalar = _precise(state["step"]) if count is None else count
-            values = self.scalars(step, settings, {name: state[name] for name in remembered})
-            for name in rule.memory:
-                if name in values and group["differentiable"]:
-                    state[name] = torch.as_tensor(values[name], dtype=state[name].dtype, device=state[name].device)
-                elif name in values:
-                    state[name].copy_(torch.as_tensor(values[name]))
-            wanted = {name: values[name] for name in rule.keywords}
-            for name, value in self._with_decay(settings, wanted).items():
+            values = self.scalars(_precise(state["step"]), settings, {})
+            for name, value in self._with_decay(settings, values).items():
                 columns[name].append(value)
         return {name: _shared_or_each(column, states) for name, column in columns.items()}
+
+    def _remembering(
+        self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
+    ) -> dict[str, float | list[Tensor]]:
+        """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
+        memory = {name: _column(states, name) for name in (*rule.statistics, *rule.memory)}
+        values = self.scalars(_precise(_column(states, "step")) if count is None else count, group, memory)
+        for name in rule.memory:
+            if name in values and group["differentiable"]:
+                for state, value in zip(states, values[name].unbind(), strict=True):
+                    state[name] = value.to(state[name].dtype)
+            elif name in values:
+                torch._foreach_copy_([state[name] for state in states], list(values[name].unbind()))
+        wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
+        return {name: _each(value, states) for name, value in wanted.items()}
 
     def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
         if group["weight_decay"] != 0:
@@ -424,6 +435,18 @@ def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float
         value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
         for value, device in zip(column, devices, strict=True)
     ]
+
+
+def _column(states: list[dict[str, Tensor]], name: str) -> Tensor:
+    """What the tensors of a bucket have under one name, which is a number for each."""
+    return torch.stack([state[name] for state in states])
+
+
+def _each(value: Any, states: list[dict[str, Tensor]]) -> float | list[Tensor]:
+    """The number that all tensors of a bucket have, or one for each as a 0-dim tensor."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    return list(value.unbind()) if value.dim() else [value] * len(states)
 
 
 def _precise(number: Tensor) -> Tensor:
