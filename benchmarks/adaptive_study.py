@@ -157,11 +157,13 @@ class Task:
     model: Callable[[Images | Letters], nn.Module]
     batch: int
     steps: int
+    middle: int = 0
+    """The rung that the search for a learning rate begins at."""
 
 
 TASKS = {
     "char": Task(Letters, lambda data: Gpt(data.letters), 16, 500),
-    "cifar": Task(functools.partial(Images, CIFAR10, shrink=2, flip=True), lambda data: convnet(), 64, 500),
+    "cifar": Task(functools.partial(Images, CIFAR10, shrink=2, flip=True), lambda data: convnet(), 64, 500, 2),
     "mnist": Task(
         functools.partial(Images, MNIST, shrink=1, flip=False),
         lambda data: mlp(784, 256, 128, 64, 32, 10, batch_norm=True),
@@ -189,7 +191,7 @@ class ByHand(varigrad.AdaptiveVSGD):
     """AdaptiveVSGD with all gains at what the schedule says."""
 
     def scalars(self, step, group, memory):
-        gain = torch.as_tensor(group["gain_by_hand"])
+        gain = torch.full_like(memory["gain"], group["gain_by_hand"])
         values = super().scalars(step, group, memory)
         return values | {"gain": gain, "weight": torch.clamp(gain, min=1.0 / step)}
 
@@ -420,7 +422,7 @@ def tuned(task: str, contestant: str, length: int, seeds, folder: Path) -> float
         return means[number]
 
     for number in (-1, 0, 1):
-        measure(number)
+        measure(TASKS[task].middle + number)
     while True:
         best = min(means, key=means.__getitem__)
         low, high = min(means), max(means)

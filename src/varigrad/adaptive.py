@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 from .engine.hyperparameters import Accepts, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
-from .engine.rule import Rule, hypotenuse, maximum, rule, sign, sqrt, where
+from .engine.rule import Rule, copysign, hypotenuse, maximum, rule, sign, sqrt, where
 
 __all__ = ["AdaptiveVSGD"]
 
@@ -28,24 +28,23 @@ __all__ = ["AdaptiveVSGD"]
 def observe(grad, mean, deviation, weight, rate):
     """Takes one gradient into its mean, into the deviation of its noise, and into what the gain is learned from.
 
-    The deviation is never negative, so that its sign is free: it is that of the last innovation.
+    A deviation is never negative, so that its sign is free: it is that of the last innovation.
     """
     innovation = grad - mean
-    # A gradient of zero says that a weight was not used. An innovation of zero has no sign.
-    news = where(abs(grad) > 0, innovation, 0.0)
-    product = news * sign(deviation)
-    same = sign(where(product > 0, product, 0.0))  # 1 or 0, also for a NaN
-    other = sign(where(product < 0, product, 0.0))  # -1 or 0
-    last = where(abs(news) > 0, news, deviation)
+    # A gradient of zero says that a weight was not used: the sign stays, and makes no pair.
+    used = abs(grad) > 0
+    latest = where(used, innovation, deviation)
+    pairs = sign(abs(where(used, deviation, 0.0)))  # none yet where there is no deviation
+    agreement = copysign(pairs, latest) * copysign(pairs, deviation)
     spread = hypotenuse(sqrt(1 - rate) * deviation, sqrt(rate * (1 - weight)) * innovation)
-    mean = mean + weight * innovation  # Eq. 15
-    return mean, where(last < 0, -spread, spread), same + other, same - other
+    return mean + weight * innovation, copysign(spread, latest), agreement, pairs  # Eq. 15
 
 
 def move(param, direction, deviation, lr, weight):
-    """Moves against a direction, over √(direction² + σ²) with the variance σ² = w v of the mean."""
-    length = hypotenuse(direction, sqrt(weight) * deviation)
-    return param - lr * where(length > 0, direction / length, 0.0)  # Eq. 16, 24
+    """Moves by lr direction / √(direction² + σ²), with the variance σ² = w v of the mean."""
+    side = sign(direction)
+    noise = sqrt(weight) * deviation / (direction + (1 - abs(side)))  # not 0/0
+    return param - lr * (side / sqrt(1 + noise * noise))  # Eq. 16, 24
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
@@ -64,7 +63,7 @@ def adaptive_vsgd_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
 class AdaptiveVSGD(RuleOptimizer):
     r"""Variational stochastic gradient descent with a gain that is learned, one for each tensor.
 
-    TODO
+    To be written.
     """
 
     rule = adaptive_vsgd
@@ -80,7 +79,7 @@ class AdaptiveVSGD(RuleOptimizer):
     """Where the gain stops, so that it can come back in a few steps."""
 
     prior_pairs: ClassVar[float] = 10.0
-    """How many pairs of signs the evidence of a step is averaged with, so that a tensor of a few elements learns slowly."""
+    """How many pairs of undecided signs each step's evidence has added, so that a few elements have little weight."""
 
     least_rate: ClassVar[float] = 1e-3
     """The averaging rate of the noise, once there have been so many steps."""

@@ -2,9 +2,8 @@
 
 No paper has it. Symbols: m the mean, S the observation variance, e the innovation, ell the logit of the gain w, one per
 tensor; c is the mean over the tensor of sign(e_t) sign(e_{t-1}), where t-1 is the last step at which that element had a
-gradient that was not zero. Elements without two such innovations are left out of the mean, and it is shrunk as if
-`prior_pairs` more pairs had neither agreed nor differed. The first gradient of a tensor, which m starts as, has no
-innovation.
+gradient that was not zero, and the sign of 0 is 1. An element is left out of the mean where its gradient is zero, and
+while its S is. The mean is shrunk as if `prior_pairs` more pairs had neither agreed nor differed.
 """
 
 import numpy as np
@@ -30,19 +29,17 @@ def adaptive_vsgd(
     """The learned gain, with or without a look ahead, which then stands in the numerator and in the normaliser."""
     walk = Walk(theta, gradients, lr, weight_decay)
     m, S = np.zeros_like(walk.theta), np.zeros_like(walk.theta)
-    signs = np.zeros(walk.theta.shape, dtype=int)  # of the last innovation that counted; 0 where there is none yet
+    signs = np.ones(walk.theta.shape, dtype=int)  # of the last innovation at a gradient that was not zero
     ell, c = _logit(start_gain), Real(0)
     for t, g, eta in walk:
         ell = min(max(ell + Real(gain_rate) * c, _logit(gain_bounds[0])), _logit(gain_bounds[1]))
         w = max(1 / (1 + np.exp(-ell)), 1 / Real(t))
         e = g - m
         m = m + w * e
-        now = np.where(g == 0, 0, np.sign(e)).astype(int)
-        if t == 1:
-            now = 0 * now  # the mean has just been set to the gradient
-        products = now * signs
-        c = Real(int(products.sum())) / (int((products != 0).sum()) + Real(prior_pairs))
-        signs = np.where(now == 0, signs, now)
+        now = np.where(e < 0, -1, 1)
+        counted = (g != 0) & (S > 0)
+        c = Real(int((now * signs)[counted].sum())) / (int(counted.sum()) + Real(prior_pairs))
+        signs = np.where(g == 0, signs, now)
         if t > 1:
             r = max(1 / Real(t - 1), Real(least_rate))
             S = (1 - r) * S + r * (1 - w) * e**2

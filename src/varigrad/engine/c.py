@@ -32,7 +32,8 @@ _EXPRESSIONS = {
     "neg": "-{0}",
     "sqrt": "sqrt{r}({0})",
     "abs": "fabs{r}({0})",
-    "sign": "({t})(({0} > 0) - ({0} < 0))",
+    "copysign": "copysign{r}({0}, {1})",
+    "sign": "{0} > 0 ? ({t})1 : {0} < 0 ? ({t})-1 : ({t})0",
     # A NaN on the left compares false and is passed on; one on the right is looked for.
     "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
