@@ -35,8 +35,8 @@ _EXPRESSIONS = {
     "copysign": "copysign{r}({0}, {1})",
     "sign": "{0} > 0 ? ({t})1 : {0} < 0 ? ({t})-1 : ({t})0",
     # A NaN on the left compares false and is passed on; one on the right is looked for.
-    "maximum": "{0} < {1} || {1} != {1} ? {1} : {0}",
-    "minimum": "{0} > {1} || {1} != {1} ? {1} : {0}",
+    "maximum": "{1} != {1} ? {1} : {0} < {1} ? {1} : {0}",
+    "minimum": "{1} != {1} ? {1} : {0} > {1} ? {1} : {0}",
     "greater": "{0} > {1}",
     "less": "{0} < {1}",
     "where": "{0} ? {1} : {2}",

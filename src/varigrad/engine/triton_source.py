@@ -75,7 +75,17 @@ def {function}(table, owners, layout, columns, steps, partial, tensors, programs
                 lanes < left, lanes, ALIGNED)
 '''
 
-_SHARED = (*("copysign", "key", "narrow_bfloat16", "random_bits", "stochastic_bfloat16", "stochastic_float16", "widen_bfloat16"),)
+_SHARED = (
+    *(
+        "copysign",
+        "key",
+        "narrow_bfloat16",
+        "random_bits",
+        "stochastic_bfloat16",
+        "stochastic_float16",
+        "widen_bfloat16",
+    ),
+)
 
 
 class Variant(NamedTuple):

@@ -47,7 +47,7 @@ def copysign(x, y):
     if x.dtype == tl.float64:
         size, signs = x.to(tl.uint64, bitcast=True), y.to(tl.uint64, bitcast=True)
         return (size & 0x7FFFFFFFFFFFFFFF | signs & 0x8000000000000000).to(tl.float64, bitcast=True)
-    else:
+    else:  # noqa: RET505 - Triton compiles one of the two
         size, signs = x.to(tl.uint32, bitcast=True), y.to(tl.uint32, bitcast=True)
         return (size & 0x7FFFFFFF | signs & 0x80000000).to(tl.float32, bitcast=True)
 
