@@ -138,7 +138,7 @@ def _call(
             for column in range(statistics):
                 totals[column][index] += sums[row * statistics + column]
     return {
-        name: list(torch.tensor(column, dtype=torch.float64).unbind())
+        name: list(torch.tensor(column, dtype=torch.float64).detach().unbind())
         for name, column in zip(rule.statistics, totals, strict=True)
     }
 

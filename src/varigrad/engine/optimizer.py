@@ -395,9 +395,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for state, value in zip(states, values[name].unbind(), strict=True):
                     state[name] = value.to(state[name].dtype)
             elif name in values:
-                torch._foreach_copy_([state[name] for state in states], list(values[name].unbind()))
+                # Autograd keeps account of the views of what is not detached, which takes ten times as long.
+                torch._foreach_copy_([state[name] for state in states], list(values[name].detach().unbind()))
         wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
-        return {name: _each(value, states) for name, value in wanted.items()}
+        return {name: _each(value, states, group["differentiable"]) for name, value in wanted.items()}
 
     def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
         if group["weight_decay"] != 0:
@@ -442,11 +443,13 @@ def _column(states: list[dict[str, Tensor]], name: str) -> Tensor:
     return torch.stack([state[name] for state in states])
 
 
-def _each(value: Any, states: list[dict[str, Tensor]]) -> float | list[Tensor]:
+def _each(value: Any, states: list[dict[str, Tensor]], differentiable: bool) -> float | list[Tensor]:
     """The number that all tensors of a bucket have, or one for each as a 0-dim tensor."""
     if not isinstance(value, Tensor):
         return float(value)
-    return list(value.unbind()) if value.dim() else [value] * len(states)
+    if not value.dim():
+        return [value] * len(states)
+    return list((value if differentiable else value.detach()).unbind())
 
 
 def _precise(number: Tensor) -> Tensor:
