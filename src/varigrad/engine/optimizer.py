@@ -21,7 +21,7 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
-from .bucket import Item, run
+from .bucket import Item, note, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
 from .groups import CYCLED, FLAGS, SHARED, check, cycled, parameter_name, place, refuse_unknown
 from .hyperparameters import Accepts
@@ -363,8 +363,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _scalars(
         self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
-    ) -> dict[str, float | list[Tensor]]:
-        """Returns the rule's keyword arguments: numbers for the whole bucket, or a 0-dim tensor per parameter."""
+    ) -> dict[str, float | list[Any]]:
+        """Returns the rule's keyword arguments: numbers for the whole bucket, or a number for each parameter."""
         lr = group["lr"]
         if isinstance(lr, Tensor):
             on_host = count is not None and not group["differentiable"]
@@ -386,7 +386,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _remembering(
         self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
-    ) -> dict[str, float | list[Tensor]]:
+    ) -> dict[str, float | list[Any]]:
         """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
         memory = {name: _column(states, name) for name in (*rule.statistics, *rule.memory)}
         values = self.scalars(_precise(_column(states, "step")) if count is None else count, group, memory)
@@ -395,10 +395,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for state, value in zip(states, values[name].unbind(), strict=True):
                     state[name] = value.to(state[name].dtype)
             elif name in values:
-                # Autograd keeps account of the views of what is not detached, which takes ten times as long.
-                torch._foreach_copy_([state[name] for state in states], list(values[name].detach().unbind()))
+                note([state[name] for state in states], values[name])
         wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
-        return {name: _each(value, states, group["differentiable"]) for name, value in wanted.items()}
+        on_host = count is not None and not group["differentiable"]
+        return {name: _each(value, states, on_host) for name, value in wanted.items()}
 
     def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
         if group["weight_decay"] != 0:
@@ -443,13 +443,13 @@ def _column(states: list[dict[str, Tensor]], name: str) -> Tensor:
     return torch.stack([state[name] for state in states])
 
 
-def _each(value: Any, states: list[dict[str, Tensor]], differentiable: bool) -> float | list[Tensor]:
-    """The number that all tensors of a bucket have, or one for each as a 0-dim tensor."""
+def _each(value: Any, states: list[dict[str, Tensor]], on_host: bool) -> float | list[Any]:
+    """The number that all tensors of a bucket have, or one for each: a 0-dim tensor unless the host may know it."""
     if not isinstance(value, Tensor):
         return float(value)
     if not value.dim():
         return [value] * len(states)
-    return list((value if differentiable else value.detach()).unbind())
+    return value.tolist() if on_host and value.device.type == "cpu" else list(value.unbind())
 
 
 def _precise(number: Tensor) -> Tensor:
