@@ -20,7 +20,6 @@ import json
 import math
 import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -434,6 +433,75 @@ def tuned(task: str, contestant: str, length: int, seeds, folder: Path) -> float
             return rung(contestant, best)
 
 
+# ---------------------------------------------------------------- what is read from it
+
+
+def records(task: str, length: int = 1) -> dict[str, dict[int, dict]]:
+    """The finished runs of a task by contestant and fresh seed."""
+    found: dict[str, dict[int, dict]] = {}
+    for path in sorted((RUNS / f"{task}-x{length}").glob("*/*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        if record["seed"] not in TUNING_SEEDS:
+            found.setdefault(record["contestant"], {})[record["seed"]] = record
+    return found
+
+
+def reached(record: dict, other: dict) -> float:
+    """The share of its steps after which a run has the training loss that another ended with; 1 if it never has."""
+
+    def smooth(curve: list[float]) -> list[float]:
+        return [statistics.fmean(curve[max(0, i - 4) : i + 1]) for i in range(len(curve))]
+
+    goal, mine = smooth(other["train_curve"])[-1], smooth(record["train_curve"])
+    return next(((i + 1) / len(mine) for i, value in enumerate(mine) if value <= goal), 1.0)
+
+
+def spread(values: list[float], digits: int = 4, sign: str = "") -> str:
+    """Mean and standard error."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):{sign}.{digits}f} ± {error:.{digits}f}"
+
+
+def comparison(task: str, length: int = 1) -> list[list[str]]:
+    """The table of a task: everyone against AdamW and against AdaptiveVSGD, paired over the seeds that both have."""
+    found = records(task, length)
+    rows = []
+    for name in CONTESTANTS:
+        runs = found.get(name, {}) if "," not in name else {}
+        runs = {seed: run for seed, run in runs.items() if seed in FRESH_SEEDS}
+        if len(runs) < 2:
+            continue
+        row = [name, f"{next(iter(runs.values()))['lr']:g}", str(len(runs))]
+        row.append(spread([run["test_loss"] for run in runs.values()]))
+        for other in ("adamw", "adaptive"):
+            pairs = [(run, found[other][seed]) for seed, run in runs.items() if seed in found.get(other, {})]
+            gaps = [run["test_loss"] - base["test_loss"] for run, base in pairs]
+            row.append(spread(gaps, sign="+") if name != other and len(gaps) > 1 else "")
+        base = found.get("adamw", {})
+        shares = [reached(run, base[seed]) for seed, run in runs.items() if seed in base]
+        row.append(f"{statistics.geometric_mean(shares):.2f}" if shares and name != "adamw" else "")
+        rows.append(row)
+    return rows
+
+
+def sensitivity(task: str) -> list[list[str]]:
+    """The variants of the rule: test losses less that of the rule as it is, seed by seed."""
+    found = records(task)
+    rows = []
+    for name in CONTESTANTS:
+        runs = found.get(name, {}) if "," in name else {}
+        gaps = [run["test_loss"] - found["adaptive"][seed]["test_loss"] for seed, run in runs.items()]
+        if gaps:
+            rows.append([name.partition(",")[2], str(len(gaps)), f"{statistics.fmean(gaps):+.4f}"])
+    return rows
+
+
+def show(rows: list[list[str]]) -> None:
+    """Prints a table as Markdown has it."""
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("tune", "compare", "variants", "read"))
@@ -445,7 +513,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "read":
-        sys.exit("not yet")
+        for task in options.tasks:
+            print(f"\n{task}, {TASKS[task].steps * options.length} steps: lr, runs, test loss, less AdamW's, less")
+            print("AdaptiveVSGD's, share of the steps to AdamW's training loss; then the variants of the rule")
+            show(comparison(task, options.length))
+            show(sensitivity(task))
+        return
     folder = Path(options.data_dir)
     plain = [name for name in CONTESTANTS if "," not in name]
     for task in options.tasks:
