@@ -94,7 +94,7 @@ def test_the_tables_of_adaptive_vsgd_are_those_of_its_runs():
     first, last = (torch.tensor([run["gains"][index] for run in runs]) for index in (0, -1))
     assert first.median().item() == pytest.approx(0.2, abs=0.02)
     assert last.median().item() == pytest.approx(0.12, abs=0.02)
-    assert last[:, runs[0]["tensors"].index("head.weight")].mean().item() == pytest.approx(0.4, abs=0.05)
+    assert last[:, runs[0]["tensors"].index("head.weight")].mean().item() == pytest.approx(0.34, abs=0.02)
     record = json.loads((ROOT / "results" / "adaptive" / "sensitivity-first-form.json").read_text("utf-8"))
     runs = {run["contestant"].partition(",")[2]: run["validation_loss"] for run in record["runs"]}
     base = runs.pop("")
