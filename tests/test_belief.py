@@ -18,7 +18,7 @@ GRADIENTS = noise(seed=3, scale=0.3, steps=STEPS, size=30) + 0.2
 FIELDS = ("mean", "variance", "observation_variance", "systematic_variance", "mean_noise", "snr")
 
 KNOWS_VARIANCE = (varigrad.VSGD, varigrad.ConstantVSGD, varigrad.AdaBayesFP, varigrad.SVAG, varigrad.MSVAG)
-KNOWS_VARIANCE += (varigrad.AdamStar,)
+KNOWS_VARIANCE += (varigrad.AdamStar, varigrad.AdaptiveVSGD)
 KNOWS_MEAN = (varigrad.AdaBayes, varigrad.MSGD, varigrad.MSSD)
 
 
@@ -141,6 +141,18 @@ def test_constant_vsgd_believes_the_same_with_its_constant_ratio():
     assert close(belief.mean_noise, belief.observation_variance / 19)
 
 
+def test_adaptive_vsgd_believes_what_its_learned_gain_amounts_to():
+    """Its v is the innovation's variance less the mean's part: R = v (2-w) / (2 (1-w)), one gain w for the tensor."""
+    optimizer, weight = stepped(varigrad.AdaptiveVSGD)
+    belief, state = optimizer.belief(weight), optimizer.state[weight]
+    v, w = state["deviation"].square(), max(state["gain"].item(), 1 / STEPS)
+    assert close(belief.mean, state["mean"])
+    assert close(belief.variance, w * v)
+    assert close(belief.observation_variance, v * (2 - w) / (2 * (1 - w)))
+    assert close(belief.systematic_variance, v * w / (1 - w))
+    assert close(belief.mean_noise, w / (2 - w) * belief.observation_variance)
+
+
 @pytest.mark.parametrize("samples", [1, 2, 32])
 def test_vsgd_on_single_samples_still_believes_in_the_variance_of_the_batch(samples):
     """Its two variances are those of single samples then, M times as large."""
@@ -176,7 +188,9 @@ def test_methods_without_a_state_believe_nothing():
         assert all(getattr(optimizer.belief(model.weight), field) is None for field in FIELDS)
 
 
-@pytest.mark.parametrize("kind", [varigrad.SVAG, varigrad.MSVAG, varigrad.AdamStar, varigrad.AdaBayesFP])
+@pytest.mark.parametrize(
+    "kind", [varigrad.SVAG, varigrad.MSVAG, varigrad.AdamStar, varigrad.AdaBayesFP, varigrad.AdaptiveVSGD]
+)
 def test_one_gradient_shows_no_variance(kind):
     optimizer, weight = stepped(kind, GRADIENTS[:1], lr=1e-3)
     belief = optimizer.belief(weight)

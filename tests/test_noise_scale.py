@@ -15,6 +15,7 @@ SIZE, STEPS, BATCH = 2000, 2000, 32
 KINDS = {
     "VSGD": functools.partial(varigrad.VSGD, lr=0.0),
     "ConstantVSGD": functools.partial(varigrad.ConstantVSGD, lr=0.0),
+    "AdaptiveVSGD": functools.partial(varigrad.AdaptiveVSGD, lr=0.0),
     "MSVAG": functools.partial(varigrad.MSVAG, lr=0.0),
     "AdaBayesFP": functools.partial(varigrad.AdaBayesFP, lr=0.0, reference_lr=1e-3),
     "AdamW": functools.partial(torch.optim.AdamW, lr=0.0),
@@ -74,7 +75,8 @@ VSGD_AT_REST = {
 def test_where_vsgd_is_biased_it_is_as_much_as_the_page_says(case):
     """Its start is forgotten slowly where gradients are small, its mean moves slowly where they are large."""
     assert quadratic(*case)["VSGD"] == pytest.approx(VSGD_AT_REST[case], rel=0.02)
-    assert quadratic(*case)["MSVAG"] == pytest.approx((1.0, 1.0), rel=0.02)  # no scale matters to it
+    for name in ("MSVAG", "AdaptiveVSGD"):  # no scale matters to them
+        assert quadratic(*case)[name] == pytest.approx((1.0, 1.0), rel=0.02)
 
 
 def test_the_page_has_these_figures():

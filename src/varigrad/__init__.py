@@ -1,6 +1,7 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
 from .adabayes import AdaBayes, AdaBayesFP
+from .adaptive import AdaptiveVSGD
 from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
@@ -17,6 +18,7 @@ from .weight_decay import param_groups
 __all__ = [
     "VSGD",
     "ConstantVSGD",
+    "AdaptiveVSGD",
     "AdaBayes",
     "AdaBayesFP",
     "SVAG",

@@ -87,6 +87,13 @@ _ROWS = (
         NORMALISED,
     ),
     OptimizerRow(
+        "adaptive-vsgd",
+        varigrad.AdaptiveVSGD,
+        "VSGD with a gain for each tensor, learned from the signs of innovations",
+        "this library; Mehra 1970",
+        NORMALISED,
+    ),
+    OptimizerRow(
         "adamw",
         torch.optim.AdamW,
         "Adam with decoupled weight decay",
