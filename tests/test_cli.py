@@ -87,7 +87,7 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, cifar10-cnn)"),
+        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, mnist-mlp4, "),
         (["--optimizers", "vsgd,adamv"], "unknown optimizer 'adamv': did you mean 'adam"),
         (["--optimizers", ","], "--optimizers ',': no names"),
         (["--optimizers", "sgd,sgd"], "--optimizers sgd,sgd: sgd stands there twice"),
@@ -108,7 +108,10 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
         (["--steps", "many"], "--steps 'many' is not a whole number"),
         (["--weight-decay", "-1"], "--weight-decay -1 is out of range"),
         (["--weight-decay", "nan"], "--weight-decay nan is out of range"),
-        (["--schedule", "linear"], "--schedule 'linear' does not exist (accepted: cosine, constant, paper)"),
+        (
+            ["--schedule", "linear"],
+            "--schedule 'linear' does not exist (accepted: cosine, constant, onecycle, paper, or",
+        ),
         (["--device", "abacus"], "device 'abacus' is not available here (accepted: auto, cpu"),
         (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
         (["--threads", "0"], "--threads 0 is out of range (accepted: a whole number from 1 to 1024)"),

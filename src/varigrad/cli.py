@@ -89,7 +89,7 @@ def list_command(
 ) -> None:
     """Show the tasks and the optimizers, one line each."""
     from varigrad.lab.optimizers import OPTIMIZERS
-    from varigrad.lab.tasks import TASKS
+    from varigrad.lab.tasks import all_tasks
 
     console = Console(highlight=False)
 
@@ -100,7 +100,7 @@ def list_command(
             line = Text(f"  {name:<{names}}  {summary:<{summaries}}  ")
             console.print(line.append(remark, style="dim"), soft_wrap=True)
 
-    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in TASKS.values()])
+    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in all_tasks().values()])
     show("Optimizers", [(row.name, row.summary, row.source) for row in OPTIMIZERS.values()])
 
 

@@ -54,7 +54,7 @@ class OptimizerRow:
 
     def keywords(self, lr: float, batch_size: int) -> dict[str, Any]:
         """What the class is called with besides the learning rate and the weight decay."""
-        return {**self.arguments, **self.derived(lr, batch_size)}
+        return {**self.derived(lr, batch_size), **self.arguments}
 
 
 def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:

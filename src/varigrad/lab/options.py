@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.schedules import drops
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
 
@@ -128,7 +129,10 @@ def require_schedule(name: str) -> str:
         LabError: There is none of that name.
     """
     if name not in SCHEDULES:
-        raise LabError(f"--schedule {name!r} does not exist (accepted: {', '.join(SCHEDULES)})")
+        try:
+            drops(name)
+        except LabError as error:
+            raise LabError(f"--{error}") from None
     return name
 
 
