@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
 
 from varigrad.lab.batches import Batches, Normaliser
+from varigrad.lab.checkpoint import Checkpoints, NoCheckpoints
 from varigrad.lab.data import Data, Split
 from varigrad.lab.optimizers import OptimizerRow
 from varigrad.lab.tasks import Task
@@ -67,6 +68,7 @@ class Run:
         optimizer_ms: Median duration of `optimizer.step()`, in milliseconds.
         steps_per_second: Training alone, evaluations not counted.
         state_bytes: Bytes of optimizer state per parameter, at the end.
+        seconds: Seconds of training before each of the evaluations, which are not counted themselves.
     """
 
     lr: float
@@ -76,6 +78,7 @@ class Run:
     optimizer_ms: float
     steps_per_second: float
     state_bytes: float
+    seconds: tuple[float, ...] = ()
 
     @property
     def final(self) -> Evaluation:
@@ -91,6 +94,11 @@ class Run:
         """The step of the first evaluation whose test accuracy is at least `target`, if there is one."""
         return next((e.step for e in self.evaluations if e.test_accuracy >= target), None)
 
+    def seconds_to(self, target: float) -> float | None:
+        """Seconds of training before the first evaluation whose test accuracy is at least `target`."""
+        pairs = zip(self.evaluations, self.seconds, strict=True)
+        return next((seconds for e, seconds in pairs if e.test_accuracy >= target), None)
+
 
 def train(
     task: Task,
@@ -100,6 +108,7 @@ def train(
     seed: int,
     settings: Settings,
     on_evaluation: Callable[[Evaluation, float], None] = lambda evaluation, steps_per_second: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Run:
     """Train once.
 
@@ -114,6 +123,8 @@ def train(
         seed: At least 0.
         settings: What all runs have in common.
         on_evaluation: Told every evaluation and the speed so far, in steps per second.
+        checkpoints: Where the state is kept between two steps. What was kept there before is gone on from, to the
+            bit: evaluations made before are not told again.
 
     Example:
         >>> from varigrad.lab.optimizers import find_optimizer
@@ -135,13 +146,23 @@ def train(
         penalty = task.protocol.penalty if task.protocol and settings.schedule == "paper" else lambda model: 0.0
         stops = _evenly(settings.steps, task.evaluations)
         evaluations: list[Evaluation] = []
-        durations: list[float] = []
-        seconds = 0.0
-        for start, stop in zip([0, *stops], stops, strict=False):
+        durations: list[float] = []  # of optimizer.step()
+        trained: list[float] = []  # seconds before each evaluation
+        seconds, total, reached = 0.0, torch.zeros((), device=device), 0
+        checkpoints = checkpoints or NoCheckpoints()
+        if (saved := checkpoints.load()) is not None:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            scheduler.load_state_dict(saved["scheduler"])
+            _set_random_state(saved["random"], device)
+            evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
+            durations, trained = saved["durations"].tolist(), saved["trained"]
+            seconds, total, reached = saved["seconds"], saved["total"].to(device), saved["step"]
+        remaining = list(zip([0, *stops], stops, strict=False))[len(evaluations) :]
+        for start, stop in remaining:
             began = time.perf_counter()
-            total = torch.zeros((), device=device)
             model.train()
-            for step in range(start, stop):
+            for step in range(max(start, reached), stop):
                 inputs, labels = batches[step]
                 loss = nn.functional.cross_entropy(model(inputs), labels)
                 optimizer.zero_grad()
@@ -149,8 +170,24 @@ def train(
                 durations.append(_timed_step(optimizer, device))
                 scheduler.step()
                 total += loss.detach()
+                if checkpoints.due():
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "scheduler": scheduler.state_dict(),
+                        "random": _random_state(device),
+                        "evaluations": [asdict(evaluation) for evaluation in evaluations],
+                        "durations": torch.tensor(durations, dtype=torch.float64),
+                        "trained": trained,
+                        "seconds": seconds + time.perf_counter() - began,
+                        "total": total,
+                        "step": step + 1,
+                    }
+                    checkpoints.save(state)
             train_loss = total.item() / (stop - start)  # one wait for the device; a single NaN shows in the sum
+            total.zero_()
             seconds += time.perf_counter() - began
+            trained.append(seconds)
             evaluation = _evaluate(model, normalise, data, stop, train_loss)
             evaluations.append(evaluation)
             on_evaluation(evaluation, stop / seconds)
@@ -164,6 +201,7 @@ def train(
         optimizer_ms=1e3 * statistics.median(durations),
         steps_per_second=evaluations[-1].step / seconds,
         state_bytes=_state_bytes(optimizer) / sum(p.numel() for p in model.parameters()),
+        seconds=tuple(trained),
     )
 
 
@@ -226,6 +264,17 @@ def _bytes(value: object) -> int:
     if isinstance(value, Mapping):
         return sum(map(_bytes, value.values()))
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 @contextmanager
