@@ -62,6 +62,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_STORE = typer.Option(
+    help="Folder that keeps the runs. Any number of commands, on any number of machines, may share one.",
+    envvar="VARIGRAD_STORE",
+    metavar="FOLDER",
+)
+_WORKERS = typer.Option(
+    help="How many runs are made at once, each in a process of its own. Times are truest with 1.",
+    show_default="one for each GPU, or as many as the task's threads leave room for",
+    metavar="N",
+)
+_ENGINE = typer.Option(
+    help="[bold]local[/bold] (this machine) or [bold]ray[/bold] (the cluster that RAY_ADDRESS names, else one here).",
+    metavar="NAME",
+)
+
 
 @app.callback()
 def varigrad(
@@ -167,18 +182,25 @@ def compare_command(
             metavar="FOLDER",
         ),
     ] = None,
+    store: Annotated[Path, _STORE] = Path("varigrad-runs"),
+    workers: Annotated[str | None, _WORKERS] = None,
+    engine: Annotated[str, _ENGINE] = "local",
     json: Annotated[
         Path | None, typer.Option("--json", help="Write everything that was measured as JSON.", metavar="FILE")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a page of HTML, the curves as PNG and the JSON into this directory.", metavar="DIR"),
+        typer.Option(
+            help="Write a page of HTML, pictures, tables and the JSON into this directory.",
+            metavar="DIR",
+        ),
     ] = None,
 ) -> None:
     """Train one network with several optimizers and compare them.
 
     Every optimizer gets the same initial weights, batches and number of learning rates.
     Its best rate is chosen on validation data; the results are measured on test data.
+    Every run is kept in the store: the same command goes on where it was ended, and makes no run twice.
 
     [bold]Examples[/bold]
 
@@ -198,6 +220,7 @@ def compare_command(
     # What follows needs PyTorch and the rest; `--help` and a mistyped option do not wait for them.
     from varigrad.lab import machine, options
     from varigrad.lab.display import Display
+    from varigrad.lab.engines import plan as carrying_out
     from varigrad.lab.grid import compare
     from varigrad.lab.report import outputs
     from varigrad.lab.report.reading import summary
@@ -220,24 +243,27 @@ def compare_command(
     thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
     outputs.require_writable(json, out)
     folder = _data_folder(data_dir)
+    plan = carrying_out.Plan.parse(engine, store, workers, thread_count, settings.device)
 
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
-    with machine.cpu_threads(thread_count):
-        runs = sum(len(rates or row.rates) for row in rows) * len(seed_list)
-        progress.print(f"{chosen.name}: {chosen.summary}; data {chosen.data.whereabouts(folder)}", soft_wrap=True)
+    with machine.cpu_threads(thread_count), Display(progress) as display:
+        display.say(f"{chosen.name}: {chosen.summary}; data {chosen.data.whereabouts(folder)}")
         data = chosen.data.load(folder).to(settings.device)
         origin = machine.provenance(shlex.join(["varigrad", *sys.argv[1:]]), settings.device)
-        with Display(progress, runs) as display:
-            comparison = compare(
-                chosen,
-                data,
-                rows,
-                seed_list,
-                settings,
-                rates,
-                on_progress=display.show_progress,
-                on_contender=display.show_contender,
-            )
+        comparison = compare(
+            chosen,
+            data,
+            rows,
+            seed_list,
+            settings,
+            rates,
+            on_progress=display.show_progress,
+            on_contender=display.show_contender,
+            on_plan=display.show_plan,
+            on_run=display.show_run,
+            engine=plan.engine(lambda task: data, folder, origin, display.say),
+        )
+    origin["runs at once"] = str(plan.workers)
     results.print()
     results.print(table(comparison, results.width))
     results.print()
