@@ -46,9 +46,16 @@ def test_two_processes_that_share_a_store_and_are_killed(kills: int, tmp_path: P
     assert computed(tmp_path / "killed") == computed(tmp_path / "undisturbed")
 
 
-def killed_at_random(driver: subprocess.Popen[bytes], random_numbers: random.Random) -> str:
-    """Kill a worker, the driver or everything, if it still runs."""
-    time.sleep(random_numbers.expovariate(1 / 6))
+def is_worked_on(store: Path) -> bool:
+    return Store(store).folder.exists() and any(entry.status == "running" for entry in Store(store).entries())
+
+
+def killed_at_random(driver: subprocess.Popen[bytes], store: Path, random_numbers: random.Random) -> str:
+    """Kill a worker, the driver or everything, if it still runs: mostly in the middle of runs, else at any moment."""
+    if random_numbers.random() < 0.8:
+        while driver.poll() is None and not is_worked_on(store):
+            time.sleep(0.02)
+    time.sleep(random_numbers.uniform(0, 4))
     target = random_numbers.choice(["worker", "driver", "everything"])
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         workers = psutil.Process(driver.pid).children()
@@ -67,18 +74,17 @@ def test_fifty_kills_of_workers_drivers_and_everything(tmp_path: Path) -> None:
     assert start("driven_grid", undisturbed, 2).wait() == 0
     random_numbers = random.Random(0)
     seen: dict[Path, bytes] = {}
-    kills, number = 0, 0
+    kills = number = 0
     while kills < 50:
         driver = start("driven_grid", killed, 2)
         while driver.poll() is None and kills < 50:
-            killed_at_random(driver, random_numbers)
+            print(kills, len(seen), killed_at_random(driver, killed, random_numbers))
             kills += 1
             time.sleep(0.1)
             results = {path: path.read_bytes() for path in killed.glob("runs/*/result.json")}
             assert all(results[path] == content for path, content in seen.items())  # never made twice
             seen |= results
         driver.wait()
-        print(kills, len(seen))
         if len(computed(killed)) == 36 and kills < 50:  # done before the last kill: the same again in a new store
             require_whole(killed, 36)
             assert computed(killed) == computed(undisturbed)

@@ -162,6 +162,7 @@ def train(
         for start, stop in remaining:
             began = time.perf_counter()
             model.train()
+            _set_mode(optimizer, "train")
             for step in range(max(start, reached), stop):
                 inputs, labels = batches[step]
                 loss = nn.functional.cross_entropy(model(inputs), labels)
@@ -188,6 +189,7 @@ def train(
             total.zero_()
             seconds += time.perf_counter() - began
             trained.append(seconds)
+            _set_mode(optimizer, "eval")
             evaluation = _evaluate(model, normalise, data, stop, train_loss)
             evaluations.append(evaluation)
             on_evaluation(evaluation, stop / seconds)
@@ -203,6 +205,11 @@ def train(
         state_bytes=_state_bytes(optimizer) / sum(p.numel() for p in model.parameters()),
         seconds=tuple(trained),
     )
+
+
+def _set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:
+    """Schedule-free optimizers train at one point and are judged at another; others have no modes."""
+    getattr(optimizer, mode, lambda: None)()
 
 
 def _timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
@@ -247,6 +254,8 @@ def _factor(task: Task, row: OptimizerRow, settings: Settings) -> Callable[[int]
     if settings.schedule == "constant":
         return lambda step: 1.0
     warm_up = math.ceil(WARM_UP * settings.steps)
+    if row.schedule_free:
+        return lambda step: min(1.0, (step + 1) / warm_up)
 
     def cosine(step: int) -> float:
         if step < warm_up:

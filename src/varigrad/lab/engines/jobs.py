@@ -33,7 +33,7 @@ class Job:
     @classmethod
     def of(cls, specification: Specification, device: torch.device) -> Job:
         """The job of a specification, from the names that stand in it."""
-        settings = specification.settings(device)
+        settings = specification.settings_on(device)
         return cls(find_task(specification.task), specification.row(), specification.lr, specification.seed, settings)
 
 

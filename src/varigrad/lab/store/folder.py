@@ -275,7 +275,8 @@ class Entry:
     def order(self) -> tuple[object, ...]:
         """What entries are sorted by."""
         spec = self.specification
-        return spec.task, spec.optimizer, spec.steps, spec.schedule, spec.weight_decay, spec.lr, spec.seed, spec.key
+        settings = json.dumps(spec.settings, sort_keys=True)
+        return spec.task, spec.optimizer, settings, spec.lr, spec.seed, spec.key
 
 
 def require_store(folder: Path) -> None:

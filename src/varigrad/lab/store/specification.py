@@ -30,10 +30,8 @@ class Specification:
         optimizer: The optimizer's name.
         arguments: Its fixed keyword arguments.
         lr: Learning rate.
-        weight_decay: Weight decay.
-        schedule: How the learning rate goes.
         seed: The run's seed.
-        steps: Optimizer steps.
+        settings: The values of `Settings`, but for the device.
         device: Kind of device, such as `"cpu"` or `"cuda"`: each rounds in its own way.
         protocol: The lab's way of training, as a number.
     """
@@ -44,10 +42,8 @@ class Specification:
     optimizer: str
     arguments: Mapping[str, Any]
     lr: float
-    weight_decay: float
-    schedule: str
     seed: int
-    steps: int
+    settings: Mapping[str, Any]
     device: str
     protocol: int = PROTOCOL
 
@@ -68,10 +64,12 @@ class Specification:
             optimizer=row.name,
             arguments=json.loads(json.dumps(dict(row.arguments))),  # as they come back from a file
             lr=float(lr),
-            weight_decay=float(settings.weight_decay),
-            schedule=settings.schedule,
             seed=seed,
-            steps=settings.steps,
+            settings={
+                field.name: getattr(settings, field.name)
+                for field in dataclasses.fields(settings)
+                if field.name != "device"
+            },
             device=settings.device.type,
         )
 
@@ -96,7 +94,7 @@ class Specification:
     @property
     def title(self) -> str:
         """For people, such as `"digits, vsgd, lr 0.01, seed 3"`."""
-        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        decay = f", weight decay {self.settings['weight_decay']:g}" if self.settings["weight_decay"] else ""
         return f"{self.task}, {self.optimizer}, lr {self.lr:g}{decay}, seed {self.seed}"
 
     def row(self) -> OptimizerRow:
@@ -104,10 +102,10 @@ class Specification:
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in self.arguments.items()}
         return dataclasses.replace(find_optimizer(self.optimizer), arguments=arguments)
 
-    def settings(self, device: torch.device | None = None) -> Settings:
+    def settings_on(self, device: torch.device) -> Settings:
         """What `train` takes.
 
         Args:
-            device: The device to train on, of the specification's kind; the kind's first by default.
+            device: The device to train on, of the specification's kind.
         """
-        return Settings(self.steps, self.weight_decay, self.schedule, device or torch.device(self.device))
+        return Settings(**self.settings, device=device)
