@@ -10,18 +10,30 @@ from typer.testing import CliRunner, Result
 
 from varigrad import __version__
 from varigrad.cli import app
-from varigrad.lab import grid
+from varigrad.lab.engines import execute
 from varigrad.lab.optimizers import OPTIMIZERS
 from varigrad.lab.tasks import TASKS
 
 from .lab.made_data import cifar10_folder, mnist_folder, names
 
-QUICK = ["compare", "--optimizers", "vsgd,sgd", "--lr", "0.01,0.03", "--steps", "8", "--seeds", "2"]
+QUICK = [
+    "compare",
+    "--workers",
+    "1",
+    *("--optimizers", "vsgd,sgd"),
+    "--lr",
+    "0.01,0.03",
+    "--steps",
+    "8",
+    "--seeds",
+    "2",
+]
 
 
 @pytest.fixture(autouse=True)
-def _no_data_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("VARIGRAD_DATA", raising=False)
+    monkeypatch.setenv("VARIGRAD_STORE", str(tmp_path_factory.mktemp("store")))
 
 
 def invoke(*arguments: object) -> Result:
@@ -64,7 +76,7 @@ def without_times(value: object) -> object:
 def test_the_same_command_gives_the_same_record_but_for_times(tmp_path: Path) -> None:
     records = []
     for name in ("first.json", "second.json"):
-        assert invoke(*QUICK, "--json", tmp_path / name).exit_code == 0
+        assert invoke(*QUICK, "--store", tmp_path / name[:5], "--json", tmp_path / name).exit_code == 0
         records.append(json.loads((tmp_path / name).read_text()))
     assert records[0] != records[1]
     assert without_times(records[0]) == without_times(records[1])
@@ -124,7 +136,7 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
 def test_bad_input_is_one_line_before_training(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(grid, "train", lambda *args: pytest.fail("training has started"))
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
     monkeypatch.chdir(tmp_path)
     assert message in refused("compare", *arguments, "--out", "out", "--json", "result.json")
     assert names(tmp_path) == []
@@ -139,7 +151,7 @@ def test_unknown_command() -> None:
 
 
 def test_bad_paths_are_one_line_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "train", lambda *args: pytest.fail("training has started"))
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
     (tmp_path / "file").write_text("kept")
     assert "does not exist" in refused("compare", "--json", tmp_path / "missing" / "result.json")
     assert "not a regular file" in refused("compare", "--json", tmp_path)
@@ -170,7 +182,18 @@ def test_folders_without_data_and_damaged_files(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("task", "made"), [("mnist-mlp", mnist_folder), ("cifar10-cnn", cifar10_folder)])
 def test_tasks_on_a_folder(task: str, made, tmp_path: Path) -> None:
-    arguments = ["--task", task, "--data-dir", made(tmp_path), "--threads", "1", "--optimizers", "vsgd"]
+    arguments = [
+        "--task",
+        task,
+        "--data-dir",
+        made(tmp_path),
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--optimizers",
+        "vsgd",
+    ]
     result = invoke("compare", *arguments, "--lr", "0.01", "--steps", "2", "--seeds", "1")
     assert result.exit_code == 0, result.output
     assert "a single seed" in result.stdout
@@ -178,7 +201,21 @@ def test_tasks_on_a_folder(task: str, made, tmp_path: Path) -> None:
 
 def test_a_diverging_rate_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    result = invoke("compare", "--optimizers", "sgd", "--lr", "1e9", "--steps", "20", "--seeds", "2", "--json", file)
+    result = invoke(
+        "compare",
+        "--workers",
+        "1",
+        "--optimizers",
+        "sgd",
+        "--lr",
+        "1e9",
+        "--steps",
+        "20",
+        "--seeds",
+        "2",
+        "--json",
+        file,
+    )
     assert result.exit_code == 0, result.output
     assert "sgd: 2 of 2 runs diverged" in result.stdout
     assert json.loads(file.read_text())["optimizers"][0]["test_loss"] == {"mean": None, "std": None}
@@ -188,8 +225,8 @@ def test_interruption_is_one_line_and_writes_nothing(tmp_path: Path, monkeypatch
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(grid, "train", interrupt)
-    result = invoke("compare", "--out", tmp_path / "out", "--json", tmp_path / "result.json")
+    monkeypatch.setattr(execute, "train", interrupt)
+    result = invoke("compare", "--workers", "1", "--out", tmp_path / "out", "--json", tmp_path / "result.json")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[1:] == ["varigrad: interrupted"]
     assert names(tmp_path) == []

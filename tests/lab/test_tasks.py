@@ -18,7 +18,7 @@ from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
 from varigrad.lab.tasks import TASKS, find_task, user
 from varigrad.lab.tasks.problems import rippled, stochastic_quadratic
 from varigrad.lab.text_data import TextFile
-from varigrad.lab.training import Settings, Training, train
+from varigrad.lab.training import Settings, train
 
 from .made_data import jpeg, pixels, png, write_table
 
@@ -223,16 +223,29 @@ def test_a_run_goes_on_to_the_bit_with_dropout_and_memory(tmp_path: Path) -> Non
     )
     arguments = task, source.load(tmp_path), find_optimizer("vsgd"), 0.01, 5, Settings(12)
     whole = train(*arguments)
-    first = Training(*arguments)
-    first.advance()
-    first.advance()
-    torch.save(first.state_dict(), tmp_path / "run.pt")
+
+    class Killed:
+        """Keeps what is saved after the seventh step, and dies."""
+
+        steps = 0
+
+        def load(self):
+            return None
+
+        def due(self):
+            self.steps += 1
+            return self.steps == 7
+
+        def save(self, state):
+            torch.save(state, tmp_path / "run.pt")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*arguments, checkpoints=Killed())
     torch.manual_seed(99)
-    second = Training(*arguments)
-    second.load_state_dict(torch.load(tmp_path / "run.pt"))
-    while not second.done:
-        second.advance()
-    assert second.result().evaluations == whole.evaluations
+    resumed = Killed()
+    resumed.load, resumed.due = lambda: torch.load(tmp_path / "run.pt"), lambda: False
+    assert train(*arguments, checkpoints=resumed).evaluations == whole.evaluations
 
 
 def test_everything_is_trained_on_when_asked() -> None:
@@ -296,7 +309,7 @@ line = Task("my-line", "digits, one line", Digits(), functools.partial(mlp, 64, 
 def test_a_task_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK_FILE)
-    assert find_task(str(file)).name == "my-line"
+    assert find_task(str(file)).name == f"{file}:my-line"
     assert find_task(f"{file}:my-line").steps == 20
     with pytest.raises(LabError, match=r"unknown task of .*mine.py 'your-line': did you mean 'my-line'"):
         find_task(f"{file}:your-line")

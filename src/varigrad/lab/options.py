@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import TypeVar
+
+import torch
 
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
@@ -104,6 +107,29 @@ def parse_count(text: str, option: str, highest: int) -> int:
     if not 1 <= number <= highest:
         raise LabError(f"{option} {number} is out of range {accepted}")
     return number
+
+
+def parse_workers(text: str | None, threads: int | None, device: torch.device) -> int:
+    """How many runs are made at once.
+
+    Args:
+        text: What was given, or None.
+        threads: CPU threads of a run; None if PyTorch chooses.
+        device: Where runs are made.
+
+    Raises:
+        LabError: It is no whole number from 1.
+
+    Example:
+        >>> parse_workers("3", 1, torch.device("cpu")), parse_workers(None, None, torch.device("cpu"))
+        (3, 1)
+    """
+    if text is not None:
+        return parse_count(text, "--workers", 1024)
+    if device.type == "cuda":
+        return torch.cuda.device_count() if str(device) == "cuda" else 1
+    # Runs of several threads want the machine for themselves; those of one share it evenly.
+    return max(1, (os.cpu_count() or 1) // threads) if threads and device.type == "cpu" else 1
 
 
 def parse_weight_decay(text: str) -> float:

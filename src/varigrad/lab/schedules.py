@@ -41,6 +41,12 @@ def factor(schedule: str, steps: int) -> Callable[[int], float]:
     return phases((0, *starts), (1.0, *factors))
 
 
+def warm_up(steps: int) -> Callable[[int], float]:
+    """The rise that a cosine schedule begins with, and no fall: for optimizers that need none."""
+    rise = math.ceil(WARM_UP * steps)
+    return lambda step: min(1.0, (step + 1) / rise)
+
+
 def phases(starts: Sequence[float], factors: Sequence[float]) -> Callable[[int], float]:
     """Constant factors, each from its start on; the first start is 0."""
     return lambda step: factors[bisect.bisect_right(starts, step) - 1]
@@ -82,12 +88,12 @@ def stretched(schedule: str, ratio: float) -> str:
 
 
 def _cosine(steps: int) -> Callable[[int], float]:
-    warm_up = math.ceil(WARM_UP * steps)
+    rise = math.ceil(WARM_UP * steps)
 
     def cosine(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
     return cosine
 

@@ -45,7 +45,11 @@ def adaptation_factors(scale: str, report: Callable[[str], None]) -> tuple[list[
         rows.append(_estimate(f"η = {eta:g}: best factor on the sign", sign_adaptation_factor(eta), gradients.sign()))
         # E[g]²/E[g²] with E[g] = 1 known: its inverse is a mean.
         rows.append(
-            _estimate(f"η = {eta:g}: inverse of the best factor on the gradient", 1 / svag_adaptation_factor(eta), gradients**2)
+            _estimate(
+                f"η = {eta:g}: inverse of the best factor on the gradient",
+                1 / svag_adaptation_factor(eta),
+                gradients**2,
+            )
         )
     gap = (factors["(1 + η²)^-½"] - factors["erf[(√2 η)⁻¹]"]).abs()
     at = noise[gap.argmax()].item()
@@ -72,7 +76,14 @@ def adapted_gradients(scale: str, report: Callable[[str], None]) -> tuple[list[R
     for name, mean, std, relative in (("first", 2.0, 1.0, 0.25), ("second", 1.0, 1.5, 2.25)):
         report(name)
         rows.append(
-            Row(f"{name} coordinate: relative variance", relative, (std / mean) ** 2, None, None, verdict.of_value(relative, (std / mean) ** 2, 1e-12))
+            Row(
+                f"{name} coordinate: relative variance",
+                relative,
+                (std / mean) ** 2,
+                None,
+                None,
+                verdict.of_value(relative, (std / mean) ** 2, 1e-12),
+            )
         )
         factor = svag_adaptation_factor(std / mean)
         gradients = mean + std * _normal(_DRAWS[scale], draws)

@@ -35,7 +35,9 @@ def learning_rates(scale: str, report: Callable[[str], None]) -> tuple[list[Row]
     rows = [
         _judged("exact fixed point: largest relative error of the optimizer", worst, settled, worst < 1e-4),
         _judged("Eq. 21 against the exact one, η√⟨g²⟩ ≤ 0.1: largest relative error", near, True, near < 0.05),
-        _ratio("little data, η/√⟨g²⟩ = 3·10⁴ σ²: learning rate over σ² (SGD)", (constant / variance)[-1].item(), settled),
+        _ratio(
+            "little data, η/√⟨g²⟩ = 3·10⁴ σ²: learning rate over σ² (SGD)", (constant / variance)[-1].item(), settled
+        ),
         _ratio(
             "much data, η√⟨g²⟩ = 0.01: learning rate over η/√⟨g²⟩ (Adam), σ² → ∞",
             adabayes_fixed_point((0.01 / _LR) ** 2, _LR, float("inf")) / (_LR / (0.01 / _LR)),

@@ -38,7 +38,9 @@ def step_times(scale: str, report: Callable[[str], None]) -> tuple[list[Row], li
     for name, (millions, adam, vsgd) in _STEP_TIMES.items():
         report(name)
         size = round(_parameters(name) / 1e6, 1)
-        rows.append(Row(f"{name}: million parameters", millions, size, None, None, verdict.of_value(millions, size, 1e-9)))
+        rows.append(
+            Row(f"{name}: million parameters", millions, size, None, None, verdict.of_value(millions, size, 1e-9))
+        )
         label, expected = f"{name}: a step with VSGD over one with Adam", vsgd / adam
         if not torch.cuda.is_available():
             rows.append(Row(label, expected, None, None, None, verdict.NOT_RUN, "needs a GPU"))

@@ -64,7 +64,8 @@ def quadratics(scale: str, report: Callable[[str], None]) -> tuple[list[Row], li
     curves: list[Curve] = []
     leads: dict[tuple[str, bool, float], list[float]] = {}
     for spectrum, rotated, noise in _problems():
-        name = f"{'well' if spectrum == 'mild' else 'ill'} conditioned, {'rotated' if rotated else 'aligned'}, ν = {noise:g}"
+        axes = "rotated" if rotated else "aligned"
+        name = f"{'well' if spectrum == 'mild' else 'ill'} conditioned, {axes}, ν = {noise:g}"
         report(name)
         problem = stochastic_quadratic(spectrum, rotated, noise)
         seeds = range(repetitions if noise else 1)
@@ -76,7 +77,9 @@ def quadratics(scale: str, report: Callable[[str], None]) -> tuple[list[Row], li
             curves.append(Curve(name, method, tuple(map(float, range(steps + 1))), tuple(losses.tolist())))
         violations = sum(descent.violations for descent in both[True])
         if violations:
-            rows.append(Row(f"{name}: Eq. 14 exceeds the exact gain", 0, violations, None, None, verdict.NOT_REPRODUCED))
+            rows.append(
+                Row(f"{name}: Eq. 14 exceeds the exact gain", 0, violations, None, None, verdict.NOT_REPRODUCED)
+            )
         leads[spectrum, rotated, noise] = [
             math.log10(sgd.losses[-1] / ssd.losses[-1]) for sgd, ssd in zip(both[False], both[True], strict=True)
         ]
@@ -97,11 +100,7 @@ def _gain_row(label: str, descents: list[Descent], noisy: bool) -> Row:
     if not noisy:
         return Row(label, 1.0, ratio, None, None, verdict.of_value(1.0, ratio, _EXACT), "no noise: exact")
     # Given the point, a step gains what is expected plus noise of mean 0: the sum of the squares is their variance.
-    away = [
-        (gain - mean)
-        for descent in descents
-        for gain, mean in zip(descent.gained, descent.expected, strict=True)
-    ]
+    away = [(gain - mean) for descent in descents for gain, mean in zip(descent.gained, descent.expected, strict=True)]
     error = math.sqrt(sum(gap * gap for gap in away)) / expected
     judged = verdict.of_estimate(1.0, ratio, error)
     return Row(label, 1.0, ratio, ratio - 1.96 * error, ratio + 1.96 * error, judged, f"{len(away)} steps")

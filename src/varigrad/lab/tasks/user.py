@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import sys
@@ -32,10 +33,15 @@ def task_from_file(name: str) -> Task:
     if wanted[1:]:
         if wanted[1:] not in tasks:
             raise unknown_name(f"task of {path}", wanted[1:], tasks)
-        return tasks[wanted[1:]]
+        return _named(path, tasks[wanted[1:]])
     if len(tasks) > 1:
         raise LabError(f"{path} has several tasks: say which ({', '.join(f'{path}:{task}' for task in tasks)})")
-    return next(iter(tasks.values()))
+    return _named(path, next(iter(tasks.values())))
+
+
+def _named(path: Path, task: Task) -> Task:
+    # Under this name other processes find it, and it is no other file's task of the same name.
+    return dataclasses.replace(task, name=f"{path}:{task.name}")
 
 
 def _module(path: Path) -> ModuleType:
