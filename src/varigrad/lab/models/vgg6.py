@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import nn
 
 from varigrad.lab.models.initial import between_fans
@@ -28,4 +27,4 @@ def vgg6() -> nn.Sequential:
     layers[-1] = nn.AdaptiveAvgPool2d(1)
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 10))
     between_fans(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model

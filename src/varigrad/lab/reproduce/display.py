@@ -102,9 +102,9 @@ def png(findings: Findings) -> bytes:
         axis.remove()
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for curve in curves:
-            axis.plot(curve.x, curve.y, label=curve.label, lw=1.2, marker="." if len(curve.x) < 12 else None)
+            axis.plot(curve.x, curve.y, "." if curve.dots else "-", label=curve.label, lw=1.2, ms=4)
         spread = [value for curve in curves for value in curve.y]
-        if min(spread) > 0 and max(spread) > 50 * min(spread):
+        if min(spread) > 0 and max(spread) > 10 * min(spread):
             axis.set_yscale("log")
         if min(curves[0].x) > 0 and max(curves[0].x) > 200 * min(curves[0].x):
             axis.set_xscale("log")

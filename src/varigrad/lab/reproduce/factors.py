@@ -105,7 +105,8 @@ def adapted_gradients(scale: str, report: Callable[[str], None]) -> tuple[list[R
         ]
         clouds.append(tuple(gradients[:100].tolist()))
         scaled.append(tuple((factor * gradients[:100]).tolist()))
-    curves += [Curve("gradients", "drawn", *clouds), Curve("adapted", "drawn", *scaled)]
+    for panel, (x, y) in (("gradients", clouds), ("adapted", scaled)):
+        curves.append(Curve(panel, "drawn", x, y, dots=True))
     return rows, curves
 
 

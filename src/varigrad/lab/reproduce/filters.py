@@ -50,17 +50,15 @@ def learning_rates(scale: str, report: Callable[[str], None]) -> tuple[list[Row]
         ),
     ]
     x = tuple(adam.tolist())
-    curves = [
-        Curve("", label, x, tuple(values.tolist()))
-        for label, values in (
-            ("AdaBayes, gradients ±√⟨g²⟩", constant),
-            ("AdaBayes, normal gradients", normal),
-            ("fixed point, exact", exact),
-            ("fixed point, Eq. 21", approximate),
-            ("σ² (SGD)", torch.full_like(adam, variance)),
-            ("η/√⟨g²⟩ (Adam)", adam),
-        )
-    ]
+    points = {"AdaBayes, gradients ±√⟨g²⟩": constant, "AdaBayes, normal gradients": normal}
+    lines = {
+        "fixed point, exact": exact,
+        "fixed point, Eq. 21": approximate,
+        "σ² (SGD)": torch.full_like(adam, variance),
+        "η/√⟨g²⟩ (Adam)": adam,
+    }
+    curves = [Curve("", label, x, tuple(values.tolist()), dots=True) for label, values in points.items()]
+    curves += [Curve("", label, x, tuple(values.tolist())) for label, values in lines.items()]
     return rows, curves
 
 

@@ -45,12 +45,14 @@ class Curve:
         label: What it is.
         x: Places.
         y: Values.
+        dots: Whether it is points and no line.
     """
 
     panel: str
     label: str
     x: tuple[float, ...]
     y: tuple[float, ...]
+    dots: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,8 @@ def lemma(scale: str, report: Callable[[str], None]) -> tuple[list[Row], list[Cu
                 errors.append(values.std().item() / len(values) ** 0.5)
             rows += _rows(f"n = {n}, λ = {length}, {norm} norm", c, products, means, errors, slope, norm)
             order = sorted(range(_PAIRS), key=products.__getitem__)
-            curves.append(
-                Curve(
-                    f"{norm} norm", f"n = {n}, λ = {length}", *(tuple(x[i] for i in order) for x in (products, means))
-                )
+            x, y = (tuple(values[i] for i in order) for values in (products, means))
+            curves.append(Curve(f"{norm} norm", f"n = {n}, λ = {length}", x, y, dots=True))
             )
     return rows, curves
 
