@@ -40,7 +40,6 @@ def lemma(scale: str, report: Callable[[str], None]) -> tuple[list[Row], list[Cu
             order = sorted(range(_PAIRS), key=products.__getitem__)
             x, y = (tuple(values[i] for i in order) for values in (products, means))
             curves.append(Curve(f"{norm} norm", f"n = {n}, λ = {length}", x, y, dots=True))
-            )
     return rows, curves
 
 
