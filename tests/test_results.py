@@ -75,3 +75,20 @@ def test_the_table_of_low_precision_is_that_of_its_runs():
     for rounding in ("stochastic", "kahan"):
         gap = losses[1][f"VSGD, bfloat16 weights, {rounding}"] - losses[1]["VSGD, float32"]
         assert f"({gap.mean():.4f} ± {gap.std():.4f}" in " ".join(page.split())
+
+
+REPRODUCTIONS = sorted((ROOT / "results" / "reproduce").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
+def test_the_page_counts_the_verdicts_of_each_reproduction(path):
+    record = json.loads(path.read_text("utf-8"))
+    assert path.stem == f"{record['item'].replace('/', '-')}-{record['scale']}"
+    assert "--out results/reproduce" in record["provenance"]["command"]
+    page = (ROOT / "docs" / "reproducing.md").read_text("utf-8")
+    (line,) = re.findall(rf"^\| `{record['item']}` \| {record['scale']} \|(.*)\|$", page, re.MULTILINE)
+    verdicts = [row["verdict"] for row in record["rows"]]
+    kinds = ("reproduced", "within noise", "not reproduced", "not run")
+    assert [cell.strip() for cell in line.split("|")] == [
+        str(sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds
+    ]

@@ -340,3 +340,11 @@ def test_findings_are_written_and_strictly_valid(tmp_path: Path) -> None:
     assert record["rows"][0]["verdict"] == verdict.REPRODUCED
     assert record["provenance"]["torch"] == torch.__version__
     assert (tmp_path / "out" / "svgd-fig1-smoke.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_lists_every_item_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reproducing.md").read_text("utf-8")
+    _, _, listed = page.partition("\n## All items\n")
+    assert re.findall(r"^\| `([\w/-]+)` \| (.*?) \|", listed, re.MULTILINE) == [
+        (f"{paper.name}/{item.name}", item.title) for paper, item in EVERY_ITEM
+    ]
