@@ -1,8 +1,7 @@
-"""The command line: `varigrad compare`, `varigrad list`, `varigrad bench` and `varigrad doctor`."""
+"""The command line: `varigrad compare`, `tune`, `runs`, `list`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,9 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from varigrad.commands import shared
+from varigrad.commands.runs import runs_command
+from varigrad.commands.tune import tune_command
 from varigrad.lab.errors import LabError
 from varigrad.version import __version__
 
@@ -62,21 +64,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_STORE = typer.Option(
-    help="Folder that keeps the runs. Any number of commands, on any number of machines, may share one.",
-    envvar="VARIGRAD_STORE",
-    metavar="FOLDER",
-)
-_WORKERS = typer.Option(
-    help="How many runs are made at once, each in a process of its own. Times are truest with 1.",
-    show_default="one for each GPU, or as many as the task's threads leave room for",
-    metavar="N",
-)
-_ENGINE = typer.Option(
-    help="[bold]local[/bold] (this machine) or [bold]ray[/bold] (the cluster that RAY_ADDRESS names, else one here).",
-    metavar="NAME",
-)
-
 
 @app.callback()
 def varigrad(
@@ -86,6 +73,8 @@ def varigrad(
     """Compare optimizers that treat the gradient as a noisy observation with those that do not.
 
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
+    [bold]varigrad tune[/bold] tunes all with the same number of trials, and scores them.
+    [bold]varigrad runs[/bold] shows the runs that both keep, and removes them.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
     [bold]varigrad bench[/bold] times a step of each optimizer against torch's.
     [bold]varigrad doctor[/bold] tells what works on this machine, and how to mend what does not.
@@ -182,9 +171,9 @@ def compare_command(
             metavar="FOLDER",
         ),
     ] = None,
-    store: Annotated[Path, _STORE] = Path("varigrad-runs"),
-    workers: Annotated[str | None, _WORKERS] = None,
-    engine: Annotated[str, _ENGINE] = "local",
+    store: Annotated[Path, shared.STORE] = shared.DEFAULT_STORE,
+    workers: Annotated[str | None, shared.WORKERS] = None,
+    engine: Annotated[str, shared.ENGINE] = "local",
     json: Annotated[
         Path | None, typer.Option("--json", help="Write everything that was measured as JSON.", metavar="FILE")
     ] = None,
@@ -242,7 +231,7 @@ def compare_command(
         rows = options.by_protocol(rows, chosen)
     thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
     outputs.require_writable(json, out)
-    folder = _data_folder(data_dir)
+    folder = shared.data_folder(data_dir)
     plan = carrying_out.Plan.parse(engine, store, workers, thread_count, settings.device)
 
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
@@ -261,7 +250,7 @@ def compare_command(
             on_contender=display.show_contender,
             on_plan=display.show_plan,
             on_run=display.show_run,
-            engine=plan.engine(lambda task: data, folder, origin, display.say),
+            engine=plan.engine(lambda task: data, folder, origin, display.say, {chosen.name: task}),
         )
     origin["runs at once"] = str(plan.workers)
     results.print()
@@ -369,8 +358,5 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _data_folder(given: Path | None) -> Path | None:
-    if given is not None and not given.is_dir():
-        raise LabError(f"--data-dir {given}: no such folder; give the folder that holds ylecun/mnist and the like")
-    from_environment = os.environ.get("VARIGRAD_DATA")
-    return given or (Path(from_environment) if from_environment else None)
+app.command("tune")(tune_command)
+app.command("runs")(runs_command)

@@ -63,7 +63,10 @@ def test_a_space_that_is_none_is_refused() -> None:
 
 def test_the_papers_grids_have_as_many_points_as_the_papers_say() -> None:
     assert {name: len(points) for name, points in GRIDS["vsgd"].points.items()} == {
-        "vsgd": 8, "adam": 4, "adamw": 4, "sgd": 8,
+        "vsgd": 8,
+        "adam": 4,
+        "adamw": 4,
+        "sgd": 8,
     }
     p2 = find_grid("dissecting-adam-p2").points
     assert (p2["msgd"][0].lr, p2["msgd"][-1].lr, len(p2["msgd"])) == (0.6, 0.003, 8)

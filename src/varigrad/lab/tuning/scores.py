@@ -87,7 +87,7 @@ def ratio(tunings: Sequence[Tuning], name: str, measure: str, baseline: str = BA
         measure: `"steps"` or `"seconds"`.
         baseline: What it is compared with.
     """
-    if not {name, baseline} <= _common(tunings):
+    if not {name, baseline} <= set(_common(tunings)):
         return None
     generator = np.random.default_rng(0)
     logs, resampled = [], []
@@ -129,6 +129,7 @@ def best_of(tuned: Tuned, budget: int) -> float:
     raise AssertionError("the chances add up to one")
 
 
-def _common(tunings: Sequence[Tuning]) -> set[str]:
-    """The optimizers tuned on every task."""
-    return set.intersection(*({tuned.row.name for tuned in tuning.tuned} for tuning in tunings))
+def _common(tunings: Sequence[Tuning]) -> list[str]:
+    """The optimizers tuned on every task, in the order of the first."""
+    names = [[tuned.row.name for tuned in tuning.tuned] for tuning in tunings]
+    return [name for name in names[0] if all(name in others for others in names)]
