@@ -99,7 +99,7 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, cifar10-cnn)"),
+        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, mnist-mlp4, "),
         (["--optimizers", "vsgd,adamv"], "unknown optimizer 'adamv': did you mean 'adam"),
         (["--optimizers", ","], "--optimizers ',': no names"),
         (["--optimizers", "sgd,sgd"], "--optimizers sgd,sgd: sgd stands there twice"),
@@ -120,7 +120,10 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
         (["--steps", "many"], "--steps 'many' is not a whole number"),
         (["--weight-decay", "-1"], "--weight-decay -1 is out of range"),
         (["--weight-decay", "nan"], "--weight-decay nan is out of range"),
-        (["--schedule", "linear"], "--schedule 'linear' does not exist (accepted: cosine, constant, paper)"),
+        (
+            ["--schedule", "linear"],
+            "--schedule 'linear' does not exist (accepted: cosine, constant, onecycle, paper, or",
+        ),
         (["--device", "abacus"], "device 'abacus' is not available here (accepted: auto, cpu"),
         (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
         (["--threads", "0"], "--threads 0 is out of range (accepted: a whole number from 1 to 1024)"),
@@ -302,8 +305,8 @@ def test_tune_scores_and_writes(tmp_path: Path) -> None:
         (["tune", "--trials", "0"], "--trials 0 is out of range"),
         (["tune", "--space", "decay"], "unknown axis 'decay'"),
         (["tune", "--study", "-1"], "--study '-1' is not a whole number"),
-        (["tune", "--grid", "vsg"], "unknown grid 'vsg': did you mean 'vsgd'"),
-        (["tune", "--grid", "vsgd", "--optimizers", "svag"], "tried nothing with svag"),
+        (["tune", "--grid", "vsgd/tabel1"], "unknown grid 'vsgd/tabel1': did you mean 'vsgd/table1'"),
+        (["tune", "--grid", "vsgd/table1", "--optimizers", "svag"], "tried nothing with svag"),
         (["tune", "--target", "97"], "--target 97 is out of range (accepted: a number above 0 and up to 1)"),
         (["tune", "--task", "digits,digits"], "digits stands there twice"),
         (["tune", "--task", ","], "--task ',': no names"),

@@ -1,4 +1,4 @@
-"""The command line: `varigrad compare`, `tune`, `runs`, `list`, `bench` and `doctor`."""
+"""The command line: `varigrad compare`, `tune`, `reproduce`, `runs`, `list`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from varigrad.commands import shared
+from varigrad.commands.reproduce import reproduce_command
 from varigrad.commands.runs import runs_command
 from varigrad.commands.tune import tune_command
 from varigrad.lab.errors import LabError
@@ -75,6 +76,7 @@ def varigrad(
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
     [bold]varigrad tune[/bold] tunes all with the same number of trials, and scores them.
     [bold]varigrad runs[/bold] shows the runs that both keep, and removes them.
+    [bold]varigrad reproduce[/bold] makes the tables and figures of the papers again.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
     [bold]varigrad bench[/bold] times a step of each optimizer against torch's.
     [bold]varigrad doctor[/bold] tells what works on this machine, and how to mend what does not.
@@ -93,7 +95,7 @@ def list_command(
 ) -> None:
     """Show the tasks and the optimizers, one line each."""
     from varigrad.lab.optimizers import OPTIMIZERS
-    from varigrad.lab.tasks import TASKS
+    from varigrad.lab.tasks import all_tasks
 
     console = Console(highlight=False)
 
@@ -104,7 +106,7 @@ def list_command(
             line = Text(f"  {name:<{names}}  {summary:<{summaries}}  ")
             console.print(line.append(remark, style="dim"), soft_wrap=True)
 
-    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in TASKS.values()])
+    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in all_tasks().values()])
     show("Optimizers", [(row.name, row.summary, row.source) for row in OPTIMIZERS.values()])
 
 
@@ -358,5 +360,6 @@ def doctor_command(
         raise typer.Exit(1)
 
 
+app.command("reproduce")(reproduce_command)
 app.command("tune")(tune_command)
 app.command("runs")(runs_command)

@@ -62,19 +62,21 @@ def test_a_space_that_is_none_is_refused() -> None:
 
 
 def test_the_papers_grids_have_as_many_points_as_the_papers_say() -> None:
-    assert {name: len(points) for name, points in GRIDS["vsgd"].points.items()} == {
+    assert {name: len(points) for name, points in GRIDS["vsgd/table1"].points.items()} == {
         "vsgd": 8,
         "adam": 4,
         "adamw": 4,
         "sgd": 8,
     }
-    p2 = find_grid("dissecting-adam-p2").points
-    assert (p2["msgd"][0].lr, p2["msgd"][-1].lr, len(p2["msgd"])) == (0.6, 0.003, 8)
-    assert (p2["msvag"][0].lr, p2["msvag"][-1].lr, len(p2["msvag"])) == (1.0, 0.006, 8)
+    p4 = find_grid("dissecting-adam/fig5-p4").points
+    assert (p4["msgd"][0].lr, p4["msgd"][-1].lr, len(p4["msgd"])) == (10.0, 0.06, 8)
+    assert {point.arguments.get("momentum") for point in GRIDS["vsgd/table1"].points["sgd"]} == {0.9, 0.99}
+    assert {point.weight_decay for point in GRIDS["vsgd/table1"].points["vsgd"]} == {0.0, 0.01}
+    assert "adabayes/table1" not in GRIDS  # one setting each: nothing was chosen
     with pytest.raises(LabError, match="tried nothing with vsgd"):
-        find_grid("dissecting-adam-p2").of(OPTIMIZERS["vsgd"])
-    with pytest.raises(LabError, match="unknown grid 'vsg': did you mean 'vsgd'"):
-        find_grid("vsg")
+        find_grid("dissecting-adam/fig5-p4").of(OPTIMIZERS["vsgd"])
+    with pytest.raises(LabError, match="unknown grid 'vsgd/tabel1': did you mean 'vsgd/table1'"):
+        find_grid("vsgd/tabel1")
 
 
 def test_trials_then_the_winner_with_paired_seeds(tmp_path: Path) -> None:

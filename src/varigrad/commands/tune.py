@@ -42,7 +42,7 @@ def tune_command(
     ] = "0",
     grid: Annotated[
         str | None,
-        typer.Option(help="Try what a paper tried instead, with as many trials as it had.", metavar="NAME"),
+        typer.Option(help="Try what a paper tried instead, with as many trials as it had.", metavar="PAPER/ITEM"),
     ] = None,
     seeds: Annotated[
         str, typer.Option(help="How many runs of every winner (seeds 0, 1, ...), or a list.", metavar="N|LIST")
@@ -88,7 +88,7 @@ def tune_command(
 
     What the VSGD paper tried:
 
-        [cyan]varigrad tune --grid vsgd --optimizers vsgd,adam,adamw,sgd[/cyan]
+        [cyan]varigrad tune --grid vsgd/table1 --optimizers vsgd,adam,adamw,sgd[/cyan]
     """
     from varigrad.lab import machine, options
     from varigrad.lab.display import Display

@@ -15,6 +15,7 @@ from torch import nn
 import varigrad
 from varigrad.lab.errors import LabError, unknown_name
 from varigrad.lab.ladder import ladder
+from varigrad.lab.minibatch import MinibatchMSVAG
 from varigrad.lab.muon import MuonAndAdamW
 
 
@@ -85,7 +86,7 @@ class OptimizerRow:
 
     def keywords(self, lr: float, batch_size: int) -> dict[str, Any]:
         """What the class is called with besides the learning rate and the weight decay."""
-        return {**self.arguments, **self.derived(lr, batch_size)}
+        return {**self.derived(lr, batch_size), **self.arguments}
 
 
 def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:
@@ -195,6 +196,14 @@ _ROWS = (
         "momentum SGD damped by its relative variance",
         "Balles and Hennig 2018, Algorithm 1, Eq. 25",
         PLAIN,
+    ),
+    OptimizerRow(
+        "msvag-batch",
+        MinibatchMSVAG,
+        "M-SVAG with the variance inside each mini-batch",
+        "Balles and Hennig 2018, Algorithm 5",
+        PLAIN,
+        takes_model=True,
     ),
     OptimizerRow(
         "adam-star",

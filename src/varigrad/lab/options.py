@@ -11,6 +11,7 @@ import torch
 
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.schedules import drops
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
 from varigrad.lab.tuning.grids import find_grid
@@ -223,7 +224,10 @@ def require_schedule(name: str) -> str:
         LabError: There is none of that name.
     """
     if name not in SCHEDULES:
-        raise LabError(f"--schedule {name!r} does not exist (accepted: {', '.join(SCHEDULES)})")
+        try:
+            drops(name)
+        except LabError as error:
+            raise LabError(f"--{error}") from None
     return name
 
 

@@ -8,19 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from varigrad.lab.batches import Batches, Normaliser
+from varigrad.lab import schedules
 from varigrad.lab.checkpoint import Checkpoints, NoCheckpoints
-from varigrad.lab.data import Data, Split
 from varigrad.lab.optimizers import OptimizerRow
-from varigrad.lab.tasks import Task
+from varigrad.lab.tasks.task import Task
 
-SCHEDULES = ("cosine", "constant", "paper")
-WARM_UP = 0.05  # share of the steps in which a cosine schedule rises to its rate
-_EVALUATION_BATCH = 1000
+SCHEDULES = ("cosine", "constant", "onecycle", "paper")  # and drops:STEP=FACTOR,...
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,17 @@ class Settings:
     Attributes:
         steps: Optimizer steps, at least 1.
         weight_decay: As each optimizer understands it, at least 0.
-        schedule: `"cosine"` (short linear warm-up, then down to 0), `"constant"` or `"paper"` (the task's protocol).
+        schedule: `"cosine"` (short linear warm-up, then down to 0), `"constant"`, `"onecycle"`, `"drops:..."` (see
+            `varigrad.lab.schedules`) or `"paper"` (the task's protocol).
         device: Where the data lies and the network is trained.
+        everything: Whether the validation part is trained on, too, as the papers did: nothing can be chosen on it then.
     """
 
     steps: int
     weight_decay: float = 0.0
     schedule: str = "cosine"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    everything: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Run:
 
 def train(
     task: Task,
-    data: Data,
+    data: Any,
     row: OptimizerRow,
     lr: float,
     seed: int,
@@ -141,9 +142,9 @@ def train(
         model = task.model().to(device)
         optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
-        batches = Batches(data, task.batch_size, seed, task.pad)
-        normalise = Normaliser(data)
-        penalty = task.protocol.penalty if task.protocol and settings.schedule == "paper" else lambda model: 0.0
+        data = data.whole() if settings.everything else data
+        batches, loss_of = task.kind.batches(data, task.batch_size, seed, task.pad), task.kind.loss
+        penalty = _penalty(task, settings)
         stops = _evenly(settings.steps, task.evaluations)
         evaluations: list[Evaluation] = []
         durations: list[float] = []  # of optimizer.step()
@@ -164,10 +165,9 @@ def train(
             model.train()
             _set_mode(optimizer, "train")
             for step in range(max(start, reached), stop):
-                inputs, labels = batches[step]
-                loss = nn.functional.cross_entropy(model(inputs), labels)
+                loss = loss_of(model, *batches[step])
                 optimizer.zero_grad()
-                (loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
+                (loss if penalty is None else loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
                 durations.append(_timed_step(optimizer, device))
                 scheduler.step()
                 total += loss.detach()
@@ -190,7 +190,7 @@ def train(
             seconds += time.perf_counter() - began
             trained.append(seconds)
             _set_mode(optimizer, "eval")
-            evaluation = _evaluate(model, normalise, data, stop, train_loss)
+            evaluation = _evaluate(task, model, data, stop, train_loss)
             evaluations.append(evaluation)
             on_evaluation(evaluation, stop / seconds)
             if math.isinf(evaluation.train_loss):
@@ -222,25 +222,32 @@ def _timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float
     return time.perf_counter() - began
 
 
-def _evaluate(model: nn.Module, normalise: Normaliser, data: Data, step: int, train_loss: float) -> Evaluation:
+def _evaluate(task: Task, model: nn.Module, data: Any, step: int, train_loss: float) -> Evaluation:
     model.eval()
     with torch.no_grad():
-        validation_loss, validation_accuracy = _measure(model, normalise, data.validation)
-        test_loss, test_accuracy = _measure(model, normalise, data.test)
+        validation_loss, validation_accuracy = task.kind.measure(model, data, "validation")
+        test_loss, test_accuracy = task.kind.measure(model, data, "test")
     if not all(math.isfinite(loss) for loss in (train_loss, validation_loss, test_loss)):
         return Evaluation(step, math.inf, math.inf, 0.0, math.inf, 0.0)
     return Evaluation(step, train_loss, validation_loss, validation_accuracy, test_loss, test_accuracy)
 
 
-def _measure(model: nn.Module, normalise: Normaliser, split: Split) -> tuple[float, float]:
-    device = split.labels.device
-    loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for start in range(0, len(split), _EVALUATION_BATCH):
-        batch = split[start : start + _EVALUATION_BATCH]
-        logits = model(normalise(batch.images))
-        loss += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-        correct += (logits.argmax(1) == batch.labels).sum()
-    return loss.item() / len(split), correct.item() / len(split)
+def _penalty(task: Task, settings: Settings) -> Callable[[nn.Module], torch.Tensor] | None:
+    """What is added to the loss: the task's own penalty, and that of its protocol."""
+    l1 = task.protocol.l1 if task.protocol and settings.schedule == "paper" else 0.0
+    if not l1 and not task.l2:
+        return None
+
+    def penalty(model: nn.Module) -> torch.Tensor:
+        parts = []
+        if l1:
+            parts.append(l1 * torch.stack([p.abs().sum() for p in model.parameters()]).sum())
+        if task.l2:
+            weights = [p for p in model.parameters() if p.dim() > 1]
+            parts.append(0.5 * task.l2 * torch.stack([p.square().sum() for p in weights]).sum())
+        return torch.stack(parts).sum()
+
+    return penalty
 
 
 def _evenly(steps: int, evaluations: int) -> list[int]:
@@ -251,18 +258,9 @@ def _factor(task: Task, row: OptimizerRow, settings: Settings) -> Callable[[int]
     """What the learning rate is multiplied by in each step."""
     if settings.schedule == "paper" and task.protocol is not None:
         return task.protocol.factor(row.name, settings.steps / task.steps)
-    if settings.schedule == "constant":
-        return lambda step: 1.0
-    warm_up = math.ceil(WARM_UP * settings.steps)
-    if row.schedule_free:
-        return lambda step: min(1.0, (step + 1) / warm_up)
-
-    def cosine(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, settings.steps - warm_up)))
-
-    return cosine
+    if settings.schedule == "cosine" and row.schedule_free:
+        return schedules.warm_up(settings.steps)
+    return schedules.factor(settings.schedule, settings.steps)
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

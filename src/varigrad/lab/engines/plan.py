@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -62,7 +63,7 @@ class Plan:
         folder: Path | None,
         environment: Mapping[str, str],
         tell: Callable[[str], None],
-        names: Mapping[str, str],
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> Engine:
         """The engine, with its store, which is made here if there is none.
 

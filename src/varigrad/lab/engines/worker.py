@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import torch
 
 from varigrad.lab import machine
-from varigrad.lab.data import Data, DataSource
+from varigrad.lab.data import DataSource
 from varigrad.lab.engines.execute import execute
 from varigrad.lab.engines.jobs import Job
 from varigrad.lab.store.folder import LeasedError, LeaseLostError, Store
@@ -103,7 +103,7 @@ def carry_out(
     return {"kind": kind, "content": content, "notes": notes}
 
 
-def _data(source: DataSource, folder: Path | None, device: torch.device) -> Data:
+def _data(source: DataSource, folder: Path | None, device: torch.device) -> Any:
     loaded = source.load(folder)
     return loaded if device.type == "cpu" else loaded.to(device)
 

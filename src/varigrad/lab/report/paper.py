@@ -36,8 +36,8 @@ class PaperRow:
         ours: Ours; None where it was not run.
         low: Lower end of our 95 % interval; None for a single run.
         high: Upper end.
-        verdict: One of `VERDICTS`.
-        scale: The share of the paper's steps or seeds at which ours was measured, such as `"tenth, 3 seeds"`.
+        verdict: One of `VERDICTS`, or words that begin with one.
+        scale: At which share of the paper's steps ours was measured, and what else there is to know.
     """
 
     cell: str
@@ -49,8 +49,13 @@ class PaperRow:
     verdict: str
     scale: str
 
+    @property
+    def kind(self) -> str:
+        """The one of `VERDICTS` that the verdict is, or begins with."""
+        return next(kind for kind in VERDICTS if self.verdict.startswith(kind))
+
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
+        if not self.verdict.startswith(tuple(VERDICTS)):
             raise ValueError(f"{self.cell}: verdict {self.verdict!r} does not exist (accepted: {', '.join(VERDICTS)})")
 
 
@@ -91,14 +96,14 @@ def paper_page(title: str, reference: str, rows: Sequence[PaperRow], provenance:
         provenance: Where ours come from, such as `varigrad.lab.machine.provenance` gives it.
     """
     metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if _shown(rows, metric)]
-    counts = [(verdict, sum(row.verdict == verdict for row in rows)) for verdict in VERDICTS]
+    counts = [(verdict, sum(row.kind == verdict for row in rows)) for verdict in VERDICTS]
     return rendered(
         "paper.html",
         title=title,
         reference=reference,
         reading=", ".join(f"{count} {verdict}" for verdict, count in counts if count) + f", of {len(rows)}.",
         table=paper_table(rows),
-        colours=VERDICTS,
+        colours={row.verdict: VERDICTS[row.kind] for row in rows},
         metrics=metrics,
         heights=[80 + 34 * len(_shown(rows, metric)) for metric in metrics],
         charts={f"metric{number}": _chart(_shown(rows, metric), metric) for number, metric in enumerate(metrics)},
@@ -131,7 +136,7 @@ def _chart(rows: Sequence[PaperRow], metric: str) -> Chart:
         "name": "ours, 95 % interval",
         "x": [row.ours for row in ours],
         "y": [row.cell for row in ours],
-        "marker": {"size": 9, "color": [VERDICTS[row.verdict] for row in ours]},
+        "marker": {"size": 9, "color": [VERDICTS[row.kind] for row in ours]},
         "error_x": {
             "type": "data",
             "symmetric": False,
@@ -163,13 +168,26 @@ def paper_picture(title: str, rows: Sequence[PaperRow]) -> Figure:
                 axes.plot(row.paper, place, "D", markerfacecolor="none", color="#8a8f98", markersize=8)
             if row.ours is not None and math.isfinite(row.ours):
                 below, above = _reach(row)
-                colour = VERDICTS[row.verdict]
+                colour = VERDICTS[row.kind]
                 axes.errorbar(row.ours, place, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
         axes.set_yticks(range(len(shown)), [row.cell for row in shown], fontsize=8)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         pictures.label(axes, metric, "")
     figure.suptitle(f"{title}: diamond: the paper; dot: ours, 95 % interval", fontsize=11, x=0.01, ha="left")
     return figure
+
+
+def paper_files(
+    name: str, title: str, reference: str, rows: Sequence[PaperRow], provenance: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Page, pictures and tables, by the names of their files, which begin with `name`."""
+    table, figure = paper_table(rows), paper_picture(title, rows)
+    return {
+        f"{name}.html": paper_page(title, reference, rows, provenance).encode("utf-8"),
+        **{f"{name}-numbers.{kind}": pictures.drawn(figure, kind) for kind in pictures.FORMATS},
+        f"{name}.csv": table.csv().encode("utf-8"),
+        f"{name}.tex": table.latex().encode("utf-8"),
+    }
 
 
 def write_paper(
@@ -187,13 +205,7 @@ def write_paper(
     Raises:
         LabError: Something cannot be written.
     """
-    table, figure = paper_table(rows), paper_picture(title, rows)
-    found = {
-        "report.html": paper_page(title, reference, rows, provenance).encode("utf-8"),
-        **{f"paper.{kind}": pictures.drawn(figure, kind) for kind in pictures.FORMATS},
-        "paper.csv": table.csv().encode("utf-8"),
-        "paper.tex": table.latex().encode("utf-8"),
-    }
+    found = paper_files("paper", title, reference, rows, provenance)
     make_directory(directory)
     for name, content in found.items():
         write_bytes(directory / name, content)

@@ -1,29 +1,16 @@
-"""What the papers tried, as they say it."""
+"""What the papers tried, from what is known of their tables and figures."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from varigrad.lab.errors import LabError, unknown_name
 from varigrad.lab.optimizers import OptimizerRow
+from varigrad.lab.papers import adabayes, dissecting_adam, svgd, vsgd
+from varigrad.lab.papers.paper import Item, Paper
 from varigrad.lab.tuning.space import Point
-
-
-def _points(
-    rates: Sequence[float], decays: Sequence[float] = (0.0,), arguments: Sequence[Mapping[str, Any]] = ({},)
-) -> tuple[Point, ...]:
-    product = itertools.product(rates, decays, arguments)
-    return tuple(Point(lr, decay, MappingProxyType(dict(more))) for lr, decay, more in product)
-
-
-def _descent(high: float, low: float) -> tuple[float, ...]:
-    """The rungs 1, 3 and 6 times the powers of ten from `high` down to `low`."""
-    rungs = (float(f"{digit}e{exponent}") for exponent in range(2, -7, -1) for digit in (6, 3, 1))
-    return tuple(rung for rung in rungs if low <= rung <= high)
 
 
 @dataclass(frozen=True)
@@ -38,6 +25,17 @@ class Grid:
     source: str
     points: Mapping[str, tuple[Point, ...]]
 
+    @classmethod
+    def of_item(cls, paper: Paper, item: Item) -> Grid:
+        """All that a paper tried for a table or a figure."""
+        points: dict[str, dict[str, Point]] = {}
+        for cell in item.cells:
+            for setting in cell.settings:
+                point = Point(setting.lr, setting.weight_decay, setting.arguments)
+                points.setdefault(cell.optimizer, {}).setdefault(point.text, point)
+        found = {name: tuple(own.values()) for name, own in points.items()}
+        return cls(f"{paper.reference}, {item.name}", MappingProxyType(found))
+
     def of(self, row: OptimizerRow) -> tuple[Point, ...]:
         """The points of an optimizer.
 
@@ -50,56 +48,31 @@ class Grid:
         return self.points[row.name]
 
 
-_VSGD = (0.001, 0.005, 0.01, 0.02)
-
-GRIDS: Mapping[str, Grid] = MappingProxyType(
-    {
-        "vsgd": Grid(
-            "Chen et al. 2024, Sec. 5",
-            MappingProxyType(
-                {
-                    "vsgd": _points(_VSGD, (0.0, 0.01)),
-                    "adam": _points(_VSGD),
-                    "adamw": _points(_VSGD, (0.01,)),
-                    "sgd": _points(_VSGD, arguments=({"momentum": 0.9}, {"momentum": 0.99})),
-                }
-            ),
-        ),
-        "dissecting-adam-p2": Grid(
-            "Balles and Hennig 2018, Sec. 5, CIFAR-10",
-            MappingProxyType(
-                {
-                    "msgd": _points(_descent(6e-1, 3e-3)),
-                    "adam": _points(_descent(6e-3, 6e-5)),
-                    "mssd": _points(_descent(6e-3, 3e-5)),
-                    "msvag": _points(_descent(1e0, 6e-3)),
-                }
-            ),
-        ),
-        "dissecting-adam-p4": Grid(
-            "Balles and Hennig 2018, Sec. 5, War and Peace",
-            MappingProxyType(
-                {
-                    "msgd": _points(_descent(1e1, 6e-2)),
-                    "adam": _points(_descent(1e-2, 6e-5)),
-                    "mssd": _points(_descent(1e-2, 6e-5)),
-                    "msvag": _points(_descent(3e1, 1e-1)),
-                }
-            ),
-        ),
+def _grids() -> dict[str, Grid]:
+    papers = (module.PAPER for module in (vsgd, dissecting_adam, adabayes, svgd))
+    return {
+        f"{paper.name}/{item.name}": Grid.of_item(paper, item)
+        for paper in papers
+        for item in paper.items
+        if any(len(cell.settings) > 1 for cell in item.cells)  # else there was nothing to choose from
     }
-)
+
+
+GRIDS: Mapping[str, Grid] = MappingProxyType(_grids())
 
 
 def find_grid(name: str) -> Grid:
-    """The grid called `name`.
+    """The grid of a paper's table or figure.
+
+    Args:
+        name: As `varigrad reproduce` calls it, such as `"vsgd/table1"`.
 
     Raises:
         LabError: There is none; the message lists those there are.
 
     Example:
-        >>> [point.lr for point in find_grid("dissecting-adam-p2").points["adam"]]
-        [0.006, 0.003, 0.001, 0.0006, 0.0003, 0.0001, 6e-05]
+        >>> [point.lr for point in find_grid("dissecting-adam/fig5-p4").points["adam"]]
+        [0.01, 0.006, 0.003, 0.001, 0.0006, 0.0003, 0.0001, 6e-05]
     """
     if name not in GRIDS:
         raise unknown_name("grid", name, GRIDS)
