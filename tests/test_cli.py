@@ -58,13 +58,13 @@ def test_compare_shows_a_table_and_writes_everything(tmp_path: Path) -> None:
     assert "Highest test accuracy: " in result.stdout
     assert re.search(r"^sgd: best lr 0.0[13], test accuracy .* \(4 runs, \d+ s\)$", result.stderr, re.MULTILINE)
     out = tmp_path / "deep" / "out"
-    assert names(out) == ["comparison.json", "curves.png", "learning-rates.png", "report.html"]
+    assert {"comparison.json", "curves.png", "learning-rates.png", "report.html", "table.tex"} <= set(names(out))
     assert (tmp_path / "result.json").read_bytes() == (out / "comparison.json").read_bytes()
     for path in (*out.iterdir(), tmp_path / "result.json"):
         assert f"Wrote {path}\n" in result.stdout
 
 
-TIMES = {"optimizer_ms_per_step", "steps_per_second", "provenance"}
+TIMES = {"optimizer_ms_per_step", "steps_per_second", "seconds", "provenance"}
 
 
 def without_times(value: object) -> object:
@@ -230,6 +230,106 @@ def test_interruption_is_one_line_and_writes_nothing(tmp_path: Path, monkeypatch
     assert result.exit_code == 130
     assert result.stderr.splitlines()[1:] == ["varigrad: interrupted"]
     assert names(tmp_path) == []
+
+
+def test_compare_goes_on_and_makes_no_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, left = execute.train, [3]
+
+    def three_times(*arguments: object) -> object:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return train(*arguments)
+
+    monkeypatch.setattr(execute, "train", three_times)
+    store, file = tmp_path / "store", tmp_path / "result.json"
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 130
+    assert not file.exists()
+    listed = invoke("runs", "--store", store).stdout
+    assert listed.count(" done ") == 3
+    assert "4 runs in " in listed
+    left[0] = 5
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 0
+    assert left == [0]
+    first = file.read_bytes()
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 0
+    assert json.loads(file.read_bytes())["optimizers"] == json.loads(first)["optimizers"]  # times and all
+
+
+def test_runs_are_listed_filtered_and_removed(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert invoke(*QUICK, "--store", store).exit_code == 0
+
+    def runs(*arguments: object) -> list[list[str]]:
+        result = invoke("runs", "--store", store, *arguments)
+        assert result.exit_code == 0, result.output
+        return [line.split() for line in result.stdout.splitlines() if " digits " in line]
+
+    every = runs()
+    assert len(every) == 8
+    assert every == sorted(every, key=lambda line: (line[2], float(line[3]), int(line[5])))
+    key, task, optimizer, lr, decay, seed, steps, status, accuracy = every[0]
+    assert (task, optimizer, lr, decay, seed, steps, status) == ("digits", "sgd", "0.01", "0", "0", "8", "done")
+    assert accuracy.endswith("%")
+    assert [line[0] for line in runs(key[:6])] == [key]
+    assert len(runs("--optimizer", "vsgd")) == 4
+    assert runs("--status", "failed") == runs("--task", "mnist-mlp") == []
+    declined = CliRunner().invoke(app, ["runs", "--store", str(store), "--remove"], input="n\n")
+    assert declined.exit_code == 130
+    assert len(runs()) == 8
+    assert len(runs("--optimizer", "sgd", "--remove", "--yes")) == 4
+    assert [line[2] for line in runs()] == ["vsgd"] * 4
+    damaged = next(path for path in (store / "runs").iterdir()) / "result.json"
+    damaged.write_text("")
+    result = invoke("runs", "--store", store)
+    assert "3 runs in " in result.stdout
+    assert "1 damaged, set aside in " in " ".join(result.stdout.split())
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("a damaged run is set aside as ")
+
+
+def test_tune_scores_and_writes(tmp_path: Path) -> None:
+    arguments = ["tune", "--workers", "1", "--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2"]
+    result = invoke(*arguments, "--steps", "30", "--target", "0.2", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^sgd +lr [\d.]+\*? +\d", result.stdout, re.MULTILINE)
+    assert "2 trials each, chosen by validation loss; then 2 runs" in " ".join(result.stdout.split())
+    assert {"report.html", "scores.tex", "profile.svg", "tuning.json"} <= set(names(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert [len(o["trials"]) for o in record["tasks"][0]["optimizers"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune", "--trials", "0"], "--trials 0 is out of range"),
+        (["tune", "--space", "decay"], "unknown axis 'decay'"),
+        (["tune", "--study", "-1"], "--study '-1' is not a whole number"),
+        (["tune", "--grid", "vsgd/tabel1"], "unknown grid 'vsgd/tabel1': did you mean 'vsgd/table1'"),
+        (["tune", "--grid", "vsgd/table1", "--optimizers", "svag"], "tried nothing with svag"),
+        (["tune", "--target", "97"], "--target 97 is out of range (accepted: a number above 0 and up to 1)"),
+        (["tune", "--task", "digits,digits"], "digits stands there twice"),
+        (["tune", "--task", ","], "--task ',': no names"),
+        (["tune", "--engine", "slurm"], "--engine 'slurm' does not exist"),
+        (["compare", "--workers", "some"], "--workers 'some' is not a whole number"),
+        (["runs", "--store", "nowhere"], "--store nowhere: no store there; varigrad compare makes one"),
+        (["runs", "--status", "lost"], "--status 'lost' does not exist (accepted: done, running"),
+    ],
+)
+def test_bad_input_to_what_uses_a_store(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*arguments)
+    assert names(tmp_path) == []
+
+
+def test_a_store_of_a_later_version_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
+    (tmp_path / "store.json").write_text('{"format": "varigrad-store", "version": 99}')
+    for command in ("compare", "tune", "runs"):
+        assert "written by a later varigrad (store version 99;" in refused(command, "--store", tmp_path)
+    assert names(tmp_path) == ["store.json"]
 
 
 def test_list(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""The command line: `varigrad compare`, `reproduce`, `list`, `bench` and `doctor`."""
+"""The command line: `varigrad compare`, `tune`, `reproduce`, `runs`, `list`, `bench` and `doctor`."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,10 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from varigrad.commands import shared
+from varigrad.commands.reproduce import reproduce_command
+from varigrad.commands.runs import runs_command
+from varigrad.commands.tune import tune_command
 from varigrad.lab.errors import LabError
 from varigrad.version import __version__
 
@@ -62,21 +65,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_STORE = typer.Option(
-    help="Folder that keeps the runs. Any number of commands, on any number of machines, may share one.",
-    envvar="VARIGRAD_STORE",
-    metavar="FOLDER",
-)
-_WORKERS = typer.Option(
-    help="How many runs are made at once, each in a process of its own. Times are truest with 1.",
-    show_default="one for each GPU, or as many as the task's threads leave room for",
-    metavar="N",
-)
-_ENGINE = typer.Option(
-    help="[bold]local[/bold] (this machine) or [bold]ray[/bold] (the cluster that RAY_ADDRESS names, else one here).",
-    metavar="NAME",
-)
-
 
 @app.callback()
 def varigrad(
@@ -86,6 +74,8 @@ def varigrad(
     """Compare optimizers that treat the gradient as a noisy observation with those that do not.
 
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
+    [bold]varigrad tune[/bold] tunes all with the same number of trials, and scores them.
+    [bold]varigrad runs[/bold] shows the runs that both keep, and removes them.
     [bold]varigrad reproduce[/bold] makes the tables and figures of the papers again.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
     [bold]varigrad bench[/bold] times a step of each optimizer against torch's.
@@ -183,9 +173,9 @@ def compare_command(
             metavar="FOLDER",
         ),
     ] = None,
-    store: Annotated[Path, _STORE] = Path("varigrad-runs"),
-    workers: Annotated[str | None, _WORKERS] = None,
-    engine: Annotated[str, _ENGINE] = "local",
+    store: Annotated[Path, shared.STORE] = shared.DEFAULT_STORE,
+    workers: Annotated[str | None, shared.WORKERS] = None,
+    engine: Annotated[str, shared.ENGINE] = "local",
     json: Annotated[
         Path | None, typer.Option("--json", help="Write everything that was measured as JSON.", metavar="FILE")
     ] = None,
@@ -243,7 +233,7 @@ def compare_command(
         rows = options.by_protocol(rows, chosen)
     thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
     outputs.require_writable(json, out)
-    folder = _data_folder(data_dir)
+    folder = shared.data_folder(data_dir)
     plan = carrying_out.Plan.parse(engine, store, workers, thread_count, settings.device)
 
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
@@ -262,7 +252,7 @@ def compare_command(
             on_contender=display.show_contender,
             on_plan=display.show_plan,
             on_run=display.show_run,
-            engine=plan.engine(lambda task: data, folder, origin, display.say),
+            engine=plan.engine(lambda task: data, folder, origin, display.say, {chosen.name: task}),
         )
     origin["runs at once"] = str(plan.workers)
     results.print()
@@ -271,94 +261,6 @@ def compare_command(
     results.print(Text(summary(comparison)))
     for path in outputs.write(comparison, origin, json, out):
         results.print(f"Wrote {path}", soft_wrap=True, markup=False)
-
-
-@app.command("reproduce")
-def reproduce_command(
-    item: Annotated[
-        str | None,
-        typer.Argument(
-            help="Which table or figure, such as vsgd/table1; without it all are listed.", metavar="PAPER/ITEM"
-        ),
-    ] = None,
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="[bold]full[/bold] (as the paper ran it), [bold]tenth[/bold] (a tenth of the steps), "
-            "[bold]smoke[/bold] (a few steps: whether it runs).",
-            metavar="NAME",
-        ),
-    ] = "tenth",
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            help="How many runs of each cell (seeds 0, 1, ...), or a list of seeds.",
-            metavar="N|LIST",
-            show_default="the item's in full, else 3 or 2",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="[bold]auto[/bold] (a GPU if there is one), cpu, cuda, cuda:1, mps.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[
-        str | None, typer.Option(help="CPU threads of a run.", show_default="1 on a CPU", metavar="N")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the data; also VARIGRAD_DATA.", metavar="FOLDER")
-    ] = None,
-    store: Annotated[Path, _STORE] = Path("varigrad-runs"),
-    workers: Annotated[str | None, _WORKERS] = None,
-    engine: Annotated[str, _ENGINE] = "local",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write what was found as JSON, and a picture, into this directory.", metavar="DIR"),
-    ] = None,
-) -> None:
-    """Make the papers' tables and figures again: the paper's number, ours, and whether they agree.
-
-    [bold]Examples[/bold]
-
-    All there are:
-
-        [cyan]varigrad reproduce[/cyan]
-
-    A figure of closed forms, in minutes:
-
-        [cyan]varigrad reproduce dissecting-adam/fig2 --scale full[/cyan]
-
-    A table at a tenth of its steps, with MNIST from a folder:
-
-        [cyan]varigrad reproduce svgd/table1 --data-dir ~/data[/cyan]
-    """
-    from varigrad.lab import machine, options
-    from varigrad.lab.engines.plan import Plan
-    from varigrad.lab.files import require_writable_directory
-    from varigrad.lab.reproduce import command, display, run
-
-    results = Console(highlight=False)
-    if item is None:
-        results.print(display.listing(list(run.PAPERS.values())))
-        return
-    run.find_items(item)
-    chosen = command.require_scale(scale)
-    options.parse_seeds(seeds, 1)
-    where = machine.find_device(device)
-    thread_count = options.parse_count(threads, "--threads", 1024) if threads else 1 if where.type == "cpu" else None
-    if out is not None:
-        require_writable_directory(out, "--out")
-    plan = Plan.parse(engine, store, workers, thread_count, where)
-    with machine.cpu_threads(thread_count):
-        command.reproduce(
-            item,
-            chosen,
-            lambda default: options.parse_seeds(seeds, default),
-            plan,
-            _data_folder(data_dir),
-            machine.provenance(shlex.join(["varigrad", *sys.argv[1:]]), where),
-            Console(stderr=True, highlight=False),
-            results,
-            out,
-        )
 
 
 @app.command("bench")
@@ -458,8 +360,6 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _data_folder(given: Path | None) -> Path | None:
-    if given is not None and not given.is_dir():
-        raise LabError(f"--data-dir {given}: no such folder; give the folder that holds ylecun/mnist and the like")
-    from_environment = os.environ.get("VARIGRAD_DATA")
-    return given or (Path(from_environment) if from_environment else None)
+app.command("reproduce")(reproduce_command)
+app.command("tune")(tune_command)
+app.command("runs")(runs_command)

@@ -12,11 +12,11 @@ from varigrad.lab.tasks import TASKS
 from varigrad.lab.training import Settings
 
 ROWS = [OPTIMIZERS[name] for name in ("vsgd", "svgd", "adamw", "sgd")]
-STEPS, RATES, SEEDS = 1500, [0.003, 0.01, 0.03], [0, 1, 2]
+STEPS, RATES, SEEDS = 150, [0.003, 0.01, 0.03], [0, 1, 2]
 
 
 def main() -> None:
-    store = Store(Path(sys.argv[1]), checkpoint_seconds=0.05)
+    store = Store(Path(sys.argv[1]), checkpoint_seconds=0.1)
     engine = Processes(store, ["cpu"] * int(sys.argv[2]), 1, None, {"command": "driven_grid"}, print)
     compare(TASKS["digits"], Digits().load(None), ROWS, SEEDS, Settings(STEPS), RATES, engine=engine)
 

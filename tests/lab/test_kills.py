@@ -55,7 +55,7 @@ def killed_at_random(driver: subprocess.Popen[bytes], store: Path, random_number
     if random_numbers.random() < 0.8:
         while driver.poll() is None and not is_worked_on(store):
             time.sleep(0.02)
-    time.sleep(random_numbers.uniform(0, 4))
+    time.sleep(random_numbers.uniform(0, 6))
     target = random_numbers.choice(["worker", "driver", "everything"])
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         workers = psutil.Process(driver.pid).children()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from varigrad.lab.comparison import Contender
 from varigrad.lab.engines.jobs import Progress
+from varigrad.lab.tuning.tune import Tuned
 
 
 class Display:
@@ -82,6 +83,13 @@ class Display:
         self.say(
             f"{contender.row.name}: best lr {best.lr:g}, test accuracy {best.test_accuracy.text(2, scale=100)} %, "
             f"test loss {best.test_loss.text(4)} ({runs} runs, {time.monotonic() - self._began:.0f} s)"
+        )
+
+    def show_tuned(self, tuned: Tuned) -> None:
+        """Write the line of an optimizer that has been tuned."""
+        self.say(
+            f"{tuned.row.name}: best of {len(tuned.trials)} trials {tuned.winner.point.text}, test accuracy "
+            f"{tuned.rung.test_accuracy.text(2, scale=100)} % ({time.monotonic() - self._began:.0f} s)"
         )
 
     def say(self, line: str) -> None:

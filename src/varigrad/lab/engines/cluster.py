@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from varigrad.lab.engines.jobs import Job, OnProgress, OnRun
@@ -41,6 +42,7 @@ class Cluster:
         data_folder: What the data of a task is loaded from.
         environment: What is kept with the runs, `"command"` at least.
         tell: Told in one line what a worker has found.
+        names: For every task's name that by which `find_task` finds it, where that is another.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Cluster:
         data_folder: Path | None,
         environment: Mapping[str, str],
         tell: Callable[[str], None],
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._tell = tell
@@ -62,6 +65,7 @@ class Cluster:
             "data": None if data_folder is None else str(data_folder.absolute()),
             "device": device,
             "threads": threads,
+            "names": dict(names),
             "environment": {**environment, "runs at once": "as many as the cluster has room for"},
         }
 

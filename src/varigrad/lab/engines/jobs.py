@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -31,10 +32,19 @@ class Job:
         return Specification.of(self.task, self.row, self.lr, self.seed, self.settings)
 
     @classmethod
-    def of(cls, specification: Specification, device: torch.device) -> Job:
-        """The job of a specification, from the names that stand in it."""
+    def of(
+        cls, specification: Specification, device: torch.device, names: Mapping[str, str] = MappingProxyType({})
+    ) -> Job:
+        """The job of a specification, from the names that stand in it.
+
+        Args:
+            specification: What to do.
+            device: Where to train, of the specification's kind.
+            names: For a task's name that by which `find_task` finds it, where that is another.
+        """
+        task = find_task(names.get(specification.task, specification.task))
         settings = specification.settings_on(device)
-        return cls(find_task(specification.task), specification.row(), specification.lr, specification.seed, settings)
+        return cls(task, specification.row(), specification.lr, specification.seed, settings)
 
 
 @dataclass(frozen=True)

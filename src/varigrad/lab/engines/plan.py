@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -62,6 +63,7 @@ class Plan:
         folder: Path | None,
         environment: Mapping[str, str],
         tell: Callable[[str], None],
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> Engine:
         """The engine, with its store, which is made here if there is none.
 
@@ -70,16 +72,17 @@ class Plan:
             folder: What other processes load data from.
             environment: What is kept with the runs, `"command"` at least.
             tell: Told in one line what is found damaged.
+            names: For every task's name that by which `find_task` finds it, which may be a file.
         """
         store = Store(self.store, tell=tell)
         threads = self.threads or torch.get_num_threads()
         if self.name == "ray":
             from varigrad.lab.engines.cluster import Cluster
 
-            return Cluster(store, self.device.type, threads, folder, environment, tell)
+            return Cluster(store, self.device.type, threads, folder, environment, tell, names)
         if self.workers == 1:
             return Here(data, store, environment)
         devices = [str(self.device)] * self.workers
         if str(self.device) == "cuda":  # any of them
             devices = [f"cuda:{number % torch.cuda.device_count()}" for number in range(self.workers)]
-        return Processes(store, devices, threads, folder, environment, tell)
+        return Processes(store, devices, threads, folder, environment, tell, names)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from varigrad.lab.engines.jobs import Job, OnProgress, OnRun, Progress
@@ -35,6 +36,7 @@ class Processes:
         data_folder: What the data of a task is loaded from.
         environment: What is kept with the runs, `"command"` at least.
         tell: Told in one line what a worker has found.
+        names: For every task's name that by which `find_task` finds it, where that is another.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Processes:
         data_folder: Path | None,
         environment: Mapping[str, str],
         tell: Callable[[str], None],
+        names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._devices = devices
@@ -54,6 +57,7 @@ class Processes:
             "checkpoint_seconds": store.checkpoint_seconds,
             "data": None if data_folder is None else str(data_folder.absolute()),
             "threads": threads,
+            "names": dict(names),
             "environment": {**environment, "runs at once": str(len(devices))},
         }
 

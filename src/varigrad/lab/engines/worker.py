@@ -1,8 +1,9 @@
 """A worker: a process that carries out the runs it is told on its standard input, and tells of them on its output.
 
-Both are lines of JSON. In come a set-up (`store`, `checkpoint_seconds`, `data`, `device`, `threads`, `environment`)
-and then specifications, one at a time; out go `{"kind": "ready"}` for each that may come, `evaluation`, `done`,
-`leased`, `failed` and `note`. The end of the input ends the process at once, wherever it is: a store bears that.
+Both are lines of JSON. In come a set-up (`store`, `checkpoint_seconds`, `data`, `device`, `threads`, `names`,
+`environment`) and then specifications, one at a time; out go `{"kind": "ready"}` for each that may come,
+`evaluation`, `done`, `leased`, `failed` and `note`. The end of the input ends the process at once, wherever it is: a
+store bears that.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def carry_out(
     kind, content = "done", ""
     try:
         store = Store(Path(set_up["store"]), set_up["checkpoint_seconds"], notes.append)
-        job = Job.of(Specification.read(specification), device)
+        job = Job.of(Specification.read(specification), device, set_up["names"])
         execute(job, _data(job.task.data, folder, device), store, environment, on_evaluation)
     except (LeasedError, LeaseLostError) as error:
         kind, content = "leased", str(error)

@@ -14,6 +14,7 @@ from varigrad.lab.engines.plan import Plan
 from varigrad.lab.errors import LabError
 from varigrad.lab.files import write_bytes
 from varigrad.lab.papers.paper import Item, Paper
+from varigrad.lab.report.paper import PaperRow, paper_files
 from varigrad.lab.reproduce import display
 from varigrad.lab.reproduce.findings import SCALES, Findings
 from varigrad.lab.reproduce.run import compute, find_items
@@ -114,14 +115,31 @@ def _findings(
     return Findings(paper, item, scale, tuple(rows), tuple(curves), time.perf_counter() - began, tuple(runs))
 
 
+def _beside(findings: Findings) -> list[PaperRow]:
+    """The rows as the report shows them; what a number measures stands at the end of its label."""
+    rows = []
+    for row in findings.rows:
+        _, colon, metric = row.label.rpartition(": ")
+        if row.detail.startswith("lead in "):
+            metric = row.detail
+        elif not colon:
+            metric = "value"
+        scale = "; ".join(filter(None, [findings.scale, row.detail]))
+        rows.append(PaperRow(row.label, metric, row.expected, row.ours, row.low, row.high, row.verdict, scale))
+    return rows
+
+
 def write(findings: Findings, provenance: Mapping[str, str], directory: Path) -> list[Path]:
-    """Writes the JSON file and the picture of an item; each is whole or not there.
+    """Writes page, tables, pictures and JSON file of an item; each is whole or not there.
 
     Raises:
         LabError: Something cannot be written.
     """
     name = f"{findings.paper.name}-{findings.item.name}-{findings.scale}"
-    contents = {directory / f"{name}.json": findings.to_json(provenance).encode("utf-8")}
+    title = f"{findings.paper.name}/{findings.item.name}: {findings.item.title}"
+    pages = paper_files(name, title, findings.paper.reference, _beside(findings), provenance)
+    contents = {directory / file: content for file, content in pages.items()}
+    contents[directory / f"{name}.json"] = findings.to_json(provenance).encode("utf-8")
     if findings.curves:
         contents[directory / f"{name}.png"] = display.png(findings)
     try:
