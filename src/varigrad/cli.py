@@ -154,6 +154,10 @@ def compare_command(
             metavar="NAME",
         ),
     ] = "cosine",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Train through torch.compile: slower to start, faster after a minute."),
+    ] = False,
     device: Annotated[
         str,
         typer.Option(
@@ -228,6 +232,7 @@ def compare_command(
         weight_decay=options.parse_weight_decay(weight_decay),
         schedule=options.require_schedule(schedule),
         device=machine.find_device(device),
+        compiled=compiled,
     )
     if settings.schedule == "paper":
         rows = options.by_protocol(rows, chosen)
