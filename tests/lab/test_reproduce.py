@@ -62,17 +62,16 @@ def test_an_item_is_trained_or_computed_or_says_why_not(paper, item) -> None:
 def test_every_cell_can_be_run() -> None:
     missing = {"adabound", "amsbound"} - set(OPTIMIZERS)
     for _, cell in CELLS:
-        assert cell.task in TASKS
-        for trial in trials(cell):
-            if cell.optimizer in missing:
-                with pytest.raises(LabError, match="pip install"):
-                    trial.job("full", 0, CPU)
-            else:
-                job = trial.job("full", 0, CPU)
-                assert job.settings.steps == cell.steps
-                assert cell.steps == TASKS[cell.task].steps
-                parameter = torch.nn.Linear(2, 2)
-                job.row.build(parameter, job.lr, job.settings.weight_decay, job.task.batch_size)
+        assert cell.steps == TASKS[cell.task].steps
+    distinct = {repr(trial): trial for _, cell in CELLS for trial in trials(cell)}
+    for trial in distinct.values():
+        if trial.optimizer in missing:
+            with pytest.raises(LabError, match="pip install"):
+                trial.job("full", 0, CPU)
+        else:
+            job = trial.job("full", 0, CPU)
+            assert job.settings.steps == trial.steps
+            job.row.build(torch.nn.Linear(2, 2), job.lr, job.settings.weight_decay, job.task.batch_size)
 
 
 def numbers(item: str, *words: str) -> list[float | None]:
