@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from varigrad.lab.errors import LabError
-from varigrad.lab.machine import provenance
+from varigrad.lab.machine import _commit, provenance
 from varigrad.lab.optimizers import OPTIMIZERS
 from varigrad.lab.report import outputs, tuning_outputs
 from varigrad.lab.report.paper import VERDICTS, PaperRow, paper_page, paper_table, write_paper
@@ -165,6 +165,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_provenance_names_the_commit() -> None:
+    _commit.cache_clear()
     told = provenance("x", torch.device("cpu"))
     git = ["git", "rev-parse", "HEAD"]
     inside = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -97,13 +97,20 @@ class Display:
         self._console.print(Text(line), soft_wrap=True)
 
 
+class _Remaining(TimeRemainingColumn):
+    """How long all runs will take; a single one is over before that could be told."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total != 1.0 else Text()
+
+
 def _bars(console: Console) -> Bars:
     return Bars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=18),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[told]}"),
-        TimeRemainingColumn(compact=True),
+        _Remaining(compact=True),
         console=console,
         transient=True,
         speed_estimate_period=60,
