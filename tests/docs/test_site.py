@@ -94,6 +94,17 @@ def test_every_page_of_the_docs_is_in_the_site(pages, site):
     assert expected <= {path.relative_to(site) for path in pages}
 
 
+def text_of(path: Path) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", path.read_text("utf-8")))
+
+
+def test_every_example_is_shown_whole(site):
+    shown = text_of(site / "examples.html")
+    for example in (ROOT / "examples").glob("*.py"):
+        code = example.read_text("utf-8")
+        assert code.strip() in shown, example.name
+
+
 def test_every_public_name_has_its_place_in_the_reference(site):
     """Once, under the name by which it is defined or imported, with its docstring."""
     described = [
@@ -106,8 +117,8 @@ def test_every_public_name_has_its_place_in_the_reference(site):
             thing = getattr(module, name)
             assert name == "__version__" or any(thing is other for other in objects), f"{module.__name__}.{name}"
     for page in API.glob("*.md"):
-        markup = (site / "api" / page.with_suffix(".html").name).read_text("utf-8")
-        text = html.unescape(re.sub(r"<[^>]+>", "", markup))
+        assert not re.search(r'id="varigrad[\w.]*\._\w+"', (site / "api" / f"{page.stem}.html").read_text("utf-8"))
+        text = text_of(site / "api" / page.with_suffix(".html").name)
         for name in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.MULTILINE):
             if "integrations" in name:
                 continue
