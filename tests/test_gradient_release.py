@@ -273,6 +273,16 @@ def test_a_scaled_loss_is_noticed_by_its_scaler() -> None:
         scaler.step(optimizer)
 
 
+def test_a_scaled_loss_is_noticed_by_a_step_that_scales_itself() -> None:
+    model = network()
+    optimizer = VSGD(model.parameters(), fused=True)
+    varigrad.step_in_backward(model, optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(loss_of(model, 0)).backward()
+    with pytest.raises(RuntimeError, match="found no gradients before the step"):
+        scaler.step(optimizer)
+
+
 def test_a_bound_on_each_gradient_is_a_hook_registered_before() -> None:
     models = [network(), network()]
     optimizers = [varigrad.MSGD(model.parameters(), lr=1.0) for model in models]

@@ -3,20 +3,18 @@
 import copy
 import gc
 import io
-import os
 import pickle
-import socket
 import sys
 import weakref
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 
 import varigrad
 from tests import reference
+from tests.distributed.processes import launch
 from varigrad.engine.taps import Taps
 
 STEPS = 200
@@ -650,9 +648,7 @@ def test_virtual_gradients_and_other_taps_exclude_each_other():
         varigrad.virtual_gradients(model)
 
 
-def sharded_worker(rank, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def check_sharded_against_replicated():
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -662,7 +658,7 @@ def sharded_worker(rank, port):
         fully_shard(layer, mesh=mesh)
     wrapped = nn.parallel.DistributedDataParallel(replicated)
     networks = [(net, varigrad.SVGD(model, lr=0.1)) for net, model in ((sharded, sharded), (wrapped, replicated))]
-    for inputs, targets in data(5, 6, (5,), (3,), seed=rank):
+    for inputs, targets in data(5, 6, (5,), (3,), seed=torch.distributed.get_rank()):
         for network, optimizer in networks:
             optimizer.zero_grad()
             half_square(network(inputs), targets).backward()
@@ -671,15 +667,11 @@ def sharded_worker(rank, port):
         assert torch.allclose(mine.full_tensor(), theirs, rtol=1e-10)
     squares = [optimizer.virtual_gradients.squares for _, optimizer in networks]
     assert squares[0].keys() == squares[1].keys() == {"0.weight", "2.weight", "4.weight"}
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
 def test_a_sharded_model_takes_the_steps_of_a_replicated_one():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(sharded_worker, (port,), nprocs=2)
+    launch(check_sharded_against_replicated, 2)
 
 
 def test_a_step_can_be_differentiated_by_its_rate():

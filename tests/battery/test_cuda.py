@@ -106,11 +106,12 @@ def test_a_captured_step_rounds_anew_at_every_replay(row, dtype, settings, way):
     assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("flags", [{}, {"fused": True, "capturable": True}], ids=str)
 @pytest.mark.parametrize("poison", [float("inf"), float("nan")])
 @every_optimizer
-def test_a_step_that_overflows_is_skipped_wholly_on_a_gpu(row, poison):
+def test_a_step_that_overflows_is_skipped_wholly_on_a_gpu(row, poison, flags):
     param = torch.ones(50, device="cuda", requires_grad=True)
-    optimizer, scaler = row.optimizer([param], lr=1e-2), torch.amp.GradScaler("cuda", init_scale=128.0)
+    optimizer, scaler = row.optimizer([param], lr=1e-2, **flags), torch.amp.GradScaler("cuda", init_scale=128.0)
     for step in range(3):
         optimizer.zero_grad()
         scaler.scale(param.square().sum()).backward()

@@ -207,6 +207,28 @@ def test_gradients_may_be_unscaled_and_clipped_before_the_step(make, way):
 
 
 @every_contender
+def test_the_compiled_step_undoes_the_scale_itself(make):
+    """Its scale need not be a power of two; and unlike torch's own, it leaves the scaled gradients as they are."""
+    if make is torch.optim.AdamW:
+        pytest.skip("torch's own writes to the gradients")
+    model, twin = network(), network()
+    optimizer, plain = make(model.parameters(), lr=1e-2, fused=True), make(twin.parameters(), lr=1e-2, fused=False)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=1000.0) for _ in range(2)]
+    for step in range(3):
+        for each, scaler, net in ((plain, scalers[1], twin), (optimizer, scalers[0], model)):
+            each.zero_grad()
+            scaler.scale(loss_of(net, step)).backward()
+            scaled = [param.grad.clone() for param in net.parameters()]
+            scaler.step(each)
+            scaler.update()
+        assert same(scaled, [param.grad for param in model.parameters()])
+        for param, other in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(param, other, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(other.grad * 1000, param.grad, rtol=1e-5, atol=1e-6)
+    assert not hasattr(optimizer, "grad_scale")
+
+
+@every_contender
 def test_one_scaler_skips_only_the_optimizer_that_overflowed(make):
     model = network()
     body, head = make(model[0].parameters(), lr=1e-2), make(model[2].parameters(), lr=1e-2)

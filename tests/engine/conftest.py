@@ -51,7 +51,7 @@ def use_library(monkeypatch):
 
     def use(library) -> None:
         loaded = ctypes.CDLL(str(library)) if isinstance(library, Path) else library
-        monkeypatch.setattr(fused, "_library", lambda: loaded)
+        monkeypatch.setattr(fused, "kernels", lambda: loaded)
         fused.unavailable.cache_clear()
 
     yield use

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from varigrad.engine import c, fused
+from varigrad.engine import c, fused, library
 from varigrad.engine.rule import minimum, rule, sqrt, where
 
 from . import toy_rules
@@ -83,11 +83,11 @@ def test_the_fingerprint_is_of_what_is_computed():
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
     """Returns where the engine looks for its library, in a folder that is empty."""
-    monkeypatch.setattr(fused, "__file__", str(tmp_path / "fused.py"))
-    for cached in (fused._library, fused.unavailable):
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    for cached in (library.kernels, fused.unavailable):
         cached.cache_clear()
     yield tmp_path / "_kernels.so"
-    for cached in (fused._library, fused.unavailable):
+    for cached in (library.kernels, fused.unavailable):
         cached.cache_clear()
 
 

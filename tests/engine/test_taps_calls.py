@@ -2,16 +2,14 @@
 
 import copy
 import gc
-import os
-import socket
 import sys
 
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.distributed.processes import launch
 from varigrad.engine.taps import Taps
 
 
@@ -327,26 +325,20 @@ def test_nothing_is_left_of_a_pass_when_its_graph_is_gone():
         assert len({counts[2], counts[4]}) == 1
 
 
-def distributed_worker(rank, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def check_average_over_ranks():
     model, _, _, _ = made()
     wrapped = nn.parallel.DistributedDataParallel(model)
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator)
-    wrapped(parts[rank]).sum().backward()
+    wrapped(parts[torch.distributed.get_rank()]).sum().backward()
     mean = [torch.zeros_like(p) for p in model.parameters()]
     for part in parts:
         alone, _, _, _ = made()
         alone(part).sum().backward()
         mean = [a + p.grad / 2 for a, p in zip(mean, alone.parameters(), strict=True)]
     assert all(torch.allclose(a, p.grad, rtol=1e-12) for a, p in zip(mean, model.parameters(), strict=True))
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs gloo")
 def test_distributed_data_parallel_averages_what_was_substituted():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(distributed_worker, (port,), nprocs=2)
+    launch(check_average_over_ranks, 2)

@@ -7,6 +7,7 @@ from tests.battery.table import ROWS
 from varigrad.engine import foreach, triton_way
 from varigrad.engine.operations import OPERATIONS
 from varigrad.engine.optimizer import RuleOptimizer
+from varigrad.engine.rule import RESERVED
 from varigrad.engine.storage import Rounding, load, store
 from varigrad.vsgd import vsgd
 
@@ -63,7 +64,7 @@ def kernels(monkeypatch):
 def run(the_rule, tensors, maximize=False, **scalars):
     """What one run of the kernels makes of copies of `tensors`, on the host."""
     ours = {name: [tensor.to(DEVICE, copy=True) for tensor in column] for name, column in tensors.items()}
-    given = {name: value for name, value in (SCALARS | scalars).items() if name in (*the_rule.keywords, "decay")}
+    given = {name: value for name, value in (SCALARS | scalars).items() if name in (*the_rule.keywords, *RESERVED)}
     found = ours | triton_way.run(the_rule, ours, given, maximize)
     return {name: [tensor.cpu() for tensor in column] for name, column in found.items()}
 
@@ -134,6 +135,29 @@ def test_each_tensor_may_have_its_own_numbers(device):
         for name, column in run_way("loop", toy_rules.momentum, one, lr=rate.item(), decay=decay.item()).items():
             expected[name][index] = column[0]
     assert not differences(ours, expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", DEVICE])
+def test_a_loss_scale_on_the_device_is_undone_in_the_kernel(device):
+    tensors = draw(toy_rules.momentum, SHAPES, torch.float32)
+    scaled = tensors | {"grad": [tensor * 64.0 for tensor in tensors["grad"]]}
+    inverse = [torch.tensor(1 / 64.0, dtype=torch.float64, device=device)] * len(SHAPES)
+    found = [torch.zeros((), device=device)] * len(SHAPES)
+    ours = run(toy_rules.momentum, scaled, direction=inverse, skipped=found)
+    expected = run(toy_rules.momentum, tensors)
+    assert not differences(ours, expected | {"grad": scaled["grad"]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_skipped_keeps_every_bit(dtype):
+    tensors = {name: [t.to(dtype) for t in column] for name, column in draw(toy_rules.momentum, SHAPES).items()}
+    for tensor in tensors["grad"]:
+        tensor.view(-1)[:1] = float("inf")
+    found = [torch.tensor(float(index % 2), device=DEVICE) for index in range(len(SHAPES))]
+    ours = run(toy_rules.momentum, tensors, skipped=found)
+    for name in ("param", "mean"):
+        kept = [torch.equal(new, old) for new, old in zip(ours[name], tensors[name], strict=True)]
+        assert kept == [index % 2 == 1 or not tensor.numel() for index, tensor in enumerate(tensors[name])]
 
 
 def test_statistics_belong_to_their_tensor():

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import varigrad
 from tests import reference
+from tests.distributed.processes import launch
 
 from .models import error, variance_of_mean
 
@@ -176,31 +177,26 @@ TESTS = (
 )
 
 
-def work(rank, workers, folder):
-    """Runs all of the above in one process, and leaves what went wrong in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
+def complaints():
+    """Runs all of the above on this rank, and returns by name what went wrong."""
+    found = {}
     for test in TESTS:
         try:
-            test(rank, workers)
+            test(dist.get_rank(), dist.get_world_size())
         except BaseException:
-            (folder / f"{test.__name__}.{rank}").write_text(traceback.format_exc(), "utf-8")
+            found[test.__name__] = traceback.format_exc()
         with contextlib.suppress(RuntimeError):  # the other may have gone away
             dist.barrier()
-    (folder / f"finished.{rank}").touch()
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def folder(request, tmp_path_factory):
-    """Processes are dear: one set of them runs all tests, which then read what it has found."""
-    folder = tmp_path_factory.mktemp(f"workers{request.param}")
-    torch.multiprocessing.spawn(work, (request.param, folder), nprocs=request.param)
-    assert len(list(folder.glob("finished.*"))) == request.param
-    return folder
+def found(request):
+    """Processes are dear: one set of them runs all tests, which then look at what was found."""
+    return launch(complaints, request.param)
 
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.__name__)
-def test_on_several_workers_it(test, folder):
-    for complaint in sorted(folder.glob(f"{test.__name__}.*")):
-        pytest.fail(complaint.read_text("utf-8"))
+def test_on_several_workers_it(test, found):
+    for rank, complaint in enumerate(found):
+        assert test.__name__ not in complaint, f"rank {rank}: {complaint[test.__name__]}"

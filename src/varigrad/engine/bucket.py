@@ -1,57 +1,110 @@
-"""One bucket of parameters through one step: from what is stored to what is stored."""
+"""Buckets of parameters that are stepped together: from what is stored to what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .loss_scale import UNSCALED, LossScale
 from .rounding import LOW_PRECISION
-from .rule import Rule
-from .storage import COMPENSATION, EXACT, Rounding, is_sharded, load, local, place, real, store, summed
+from .rule import SKIPPED, Rule
+from .storage import COMPENSATION, EXACT, PLAIN, Rounding, is_sharded, layout, load, local, place, real, store, summed
 
-__all__ = ["Item", "run"]
+__all__ = ["Bucket", "buckets", "run"]
 
 
-class Item(NamedTuple):
-    """A parameter that is stepped.
+class Bucket(NamedTuple):
+    """Parameters that are stepped together, as columns.
 
     Attributes:
-        param: The parameter, which has a gradient.
-        state: Its state.
-        inputs: The rule's element-wise arguments beside the gradient.
+        params: The parameters.
+        grads: Their gradients; a parameter is asked for its own only once in a step, because that takes long.
+        states: Their states.
+        inputs: The rule's element-wise arguments beside the gradient; empty where it takes none.
     """
 
-    param: Tensor
-    state: dict[str, Tensor]
-    inputs: dict[str, Tensor]
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Tensor]]
+    inputs: list[dict[str, Tensor]]
+
+
+def buckets(
+    rule: Rule,
+    counts: Sequence[float | None],
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[dict[str, Tensor]],
+    inputs: list[dict[str, Tensor]],
+) -> Iterator[tuple[float | None, Bucket]]:
+    """Yields the parameters that share count, device, dtypes and sharding, with that count.
+
+    Args:
+        rule: The rule that is to be run.
+        counts: The number of each parameter's step; None where it is on the device.
+        params: The parameters.
+        grads: Their gradients.
+        states: Their states.
+        inputs: The rule's element-wise arguments beside the gradient; empty where it takes none.
+    """
+    first = rule.state[0] if rule.state else "step"
+    columns: list[list[Any]] = [
+        list(counts),
+        [param.device for param in params],
+        [param.dtype for param in params],
+        [grad.dtype for grad in grads],
+        [state[first].dtype for state in states],
+    ]
+    if not set(map(type, params)) <= PLAIN:
+        columns.append(list(map(layout, params)))
+    positions: dict[tuple[Any, ...], list[int]] = {}
+    for position, key in enumerate(zip(*columns, strict=True)):
+        positions.setdefault(key, []).append(position)
+    if len(positions) == 1:
+        yield counts[0], Bucket(params, grads, states, inputs)
+        return
+    for key, alike in positions.items():
+        yield (
+            key[0],
+            Bucket(
+                [params[position] for position in alike],
+                [grads[position] for position in alike],
+                [states[position] for position in alike],
+                [inputs[position] for position in alike] if inputs else [],
+            ),
+        )
 
 
 def run(
     rule: Rule,
     way: ModuleType,
-    items: list[Item],
+    bucket: Bucket,
     scalars: Mapping[str, float | list[Tensor]],
     group: Mapping[str, Any],
     count: float | None,
+    scale: LossScale = UNSCALED,
 ) -> None:
     """Runs a rule on parameters that share device, dtypes and sharding, and writes the results where they belong.
 
     Args:
         rule: The rule.
         way: The module that runs it.
-        items: The parameters.
+        bucket: The parameters.
         scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each parameter.
         group: The hyperparameters and flags.
         count: The number of this step; None where it is on the device.
+        scale: What is to be done about the scale of the loss, if the way is a compiled one.
     """
-    params, states = [item.param for item in items], [item.state for item in items]
-    stored = _stored(rule, items)
+    params, states = bucket.params, bucket.states
+    stored = _stored(rule, bucket)
     written = ("param", *rule.state)
-    rounding = _rounding(items, stored, written, group["rounding"], count)
+    rounding = _rounding(bucket, stored, written, group["rounding"], count)
+    if scale is not UNSCALED:
+        scalars = {**scalars, **_unscaling(scale, group["maximize"], len(params))}
     # A compiled way reads and writes most of what is stored as it is.
     if hasattr(way, "takes") and way.takes(stored, written, rounding):
         sums = way.run(rule, stored, scalars, group["maximize"], rounding)
@@ -70,16 +123,24 @@ def run(
             state[name].copy_(value)
 
 
-def _stored(rule: Rule, items: list[Item]) -> dict[str, list[Tensor]]:
+def _unscaling(scale: LossScale, maximize: bool, count: int) -> dict[str, float | list[Tensor]]:
+    """Returns the numbers by which a compiled way undoes the scale of the loss."""
+    inverse = -scale.inverse if maximize else scale.inverse
+    if isinstance(inverse, Tensor) and isinstance(scale.found, Tensor):
+        return {"direction": [inverse] * count, SKIPPED: [scale.found] * count}
+    return {"direction": float(inverse)}
+
+
+def _stored(rule: Rule, bucket: Bucket) -> dict[str, list[Tensor]]:
     """Returns the tensors behind each of the rule's arguments, as real ones of this process."""
     stored: dict[str, list[Any]] = {
-        "param": [item.param for item in items],
-        "grad": [item.param.grad for item in items],
-        **{name: [item.state[name] for item in items] for name in rule.state},
-        **{name: [item.inputs[name] for item in items] for name in rule.taken},
+        "param": bucket.params,
+        "grad": bucket.grads,
+        **{name: [state[name] for state in bucket.states] for name in rule.state},
+        **{name: [given[name] for given in bucket.inputs] for name in rule.taken},
     }
-    if COMPENSATION in items[0].state:
-        stored[COMPENSATION] = [item.state[COMPENSATION] for item in items]
+    if COMPENSATION in bucket.states[0]:
+        stored[COMPENSATION] = [state[COMPENSATION] for state in bucket.states]
     params = stored["param"]
     if is_sharded(params[0]):
         stored = {name: list(map(local, column, params)) for name, column in stored.items()}
@@ -89,7 +150,7 @@ def _stored(rule: Rule, items: list[Item]) -> dict[str, list[Tensor]]:
 
 
 def _rounding(
-    items: list[Item],
+    bucket: Bucket,
     stored: Mapping[str, list[Tensor]],
     written: tuple[str, ...],
     param: str,
@@ -101,8 +162,8 @@ def _rounding(
         return EXACT
     if "param" in narrow and param != "stochastic":
         del narrow["param"]
-    steps: list[Any] = [item.state["step"].long() if count is None else int(count) for item in items]
-    return Rounding(narrow, steps, [place(item.param) if narrow else 0 for item in items])
+    steps: list[Any] = [state["step"].long() if count is None else int(count) for state in bucket.states]
+    return Rounding(narrow, steps, [place(param) if narrow else 0 for param in bucket.params])
 
 
 def _attach(

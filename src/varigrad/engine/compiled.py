@@ -59,23 +59,25 @@ def written(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]]
         theirs: What it was given.
         names: The columns that were written.
     """
-    pairs = [pair for name in names for pair in zip(ours[name], theirs[name], strict=True)]
+    names = list(names)
     # Autograd must notice that the values it saved are no longer there, as it does after one of torch's operations.
-    torch.autograd.graph.increment_version([copy for copy, _ in pairs])
+    torch.autograd.graph.increment_version([copy for name in names for copy in ours[name]])
     if ours is not theirs:
-        for copy, tensor in pairs:
-            if copy is not tensor:
-                tensor.copy_(copy)
+        for name in names:
+            for copy, tensor in zip(ours[name], theirs[name], strict=True):
+                if copy is not tensor:
+                    tensor.copy_(copy)
 
 
 def _are_plain(tensors: Mapping[str, list[Tensor]]) -> bool:
     """Whether the compiled code can take the tensors as they are."""
-    # Methods mapped over lists: on a thousand small tensors attributes looked up one by one cost more than the step.
-    shapes = list(map(Tensor.size, tensors["param"]))
+    # One question to a thousand small tensors at a time: all of them to one tensor after the other cost more than the
+    # step.
+    shapes = [param.shape for param in tensors["param"]]
     return all(
         all(map(Tensor.is_contiguous, column))
         and not any(map(Tensor.is_neg, column))
-        and list(map(Tensor.size, column)) == shapes
+        and (column is tensors["param"] or [tensor.shape for tensor in column] == shapes)
         for column in tensors.values()
     )
 

@@ -9,7 +9,6 @@ import os
 from array import array
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .c import fingerprint, symbol
 from .compiled import STORED, readable, side_by_side, takes, written
+from .library import address, kernels
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, width
 
@@ -31,7 +31,7 @@ SHARE = 2**16
 @functools.cache
 def unavailable(rule: Rule) -> str:
     """Returns why there is no compiled code for `rule`, in words; empty where there is."""
-    library = _library()
+    library = kernels()
     if isinstance(library, str):
         return library
     try:
@@ -41,18 +41,6 @@ def unavailable(rule: Rule) -> str:
     if built != fingerprint(rule):
         return f"the compiled kernels were built from another version of the rule {rule.name}: install varigrad again"
     return ""
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | str:
-    """Returns the library that was compiled when the package was built, or why there is none."""
-    path = Path(__file__).with_name("_kernels.so")
-    if not path.exists():
-        return "varigrad was installed without compiled kernels, because no C compiler was found"
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        return f"the compiled kernels cannot be loaded: {error}"
 
 
 def run(
@@ -89,7 +77,7 @@ def _call(
 ) -> dict[str, list[Tensor]]:
     """Runs the compiled function on every element, in as many threads as torch itself would use."""
     params = tensors["param"]
-    library = _library()
+    library = kernels()
     assert not isinstance(library, str), "the optimizer asks `unavailable` first"
     dtype = width(params[0].dtype)
     names = [*rule.elements, COMPENSATION] if COMPENSATION in tensors else rule.elements
@@ -103,11 +91,11 @@ def _call(
         lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
         firsts = array("q", map(int, rounding.places))
         storage = (
-            *(_address(types), _address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
-            *(ctypes.c_int64(int(rounding.steps[0])), _address(firsts)),
+            *(address(types), address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
+            *(ctypes.c_int64(int(rounding.steps[0])), address(firsts)),
         )
     function = getattr(library, symbol(rule.name, CTYPES[dtype] + ("_mixed" if storage else "")))
-    full = {"decay": 1.0, **scalars, "direction": -1.0 if maximize else 1.0}
+    full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
     given = [full[name] for name in (*rule.keywords, "decay", "direction")]
     each = any(isinstance(value, list) for value in given)
     rows = [[float(v) for v in value] if isinstance(value, list) else [float(value)] * len(params) for value in given]
@@ -119,12 +107,12 @@ def _call(
         sums = array("d", bytes(8 * count * statistics))
         function(
             ctypes.c_int64(count),
-            _address(spans),
+            address(spans),
             ctypes.c_int64(len(params)),
-            _address(pointers),
-            _address(numbers),
+            address(pointers),
+            address(numbers),
             ctypes.c_int64(len(given) if each else 0),
-            _address(sums),
+            address(sums),
             *storage,
         )
         return sums
@@ -141,10 +129,6 @@ def _call(
         name: [torch.tensor(value, dtype=torch.float64) for value in column]
         for name, column in zip(rule.statistics, totals, strict=True)
     }
-
-
-def _address(values: array[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.buffer_info()[0])
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,10 +6,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 
-__all__ = ["CYCLED", "FLAGS", "SHARED", "check", "cycled", "known_flags", "parameter_name", "place", "refuse_unknown"]
+__all__ = [
+    *("CYCLED", "FLAGS", "SHARED", "check", "cycled"),
+    *("known_flags", "name_of", "place", "refuse_tensors", "refuse_unknown"),
+]
 
 SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
 """The hyperparameters that every optimizer has."""
@@ -92,10 +96,41 @@ def place(index: int | None) -> str:
     return "" if index is None else f" (parameter group {index})"
 
 
-def parameter_name(group: Mapping[str, Any], index: int, position: int) -> str:
-    """Returns what to call a parameter in an error."""
+def name_of(group: Mapping[str, Any], index: int, param: Tensor) -> str:
+    """Returns what to call a parameter of a group in an error."""
+    position = next(position for position, other in enumerate(group["params"]) if other is param)
     named = group["param_names"][position] if "param_names" in group else f"number {position}"
     return f"parameter {named} of group {index}"
+
+
+def refuse_tensors(owner: str, group: Mapping[str, Any], index: int, params: list[Tensor], grads: list[Tensor]) -> None:
+    """Raises RuntimeError if one of these parameters of a group, or its gradient, is of a kind that cannot be stepped.
+
+    Args:
+        owner: Whose group it is.
+        group: The group.
+        index: Its number, from 0.
+        params: The parameters.
+        grads: Their gradients.
+    """
+    for param, grad in zip(params, grads, strict=True):
+        if grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"{owner} needs dense gradients, but {name_of(group, index, param)} has a sparse one: build the layer "
+                "with sparse=False, or give that parameter to torch.optim.SparseAdam"
+            )
+    if not torch.compiler.is_compiling() and (any(map(Tensor.is_conj, params)) or any(map(Tensor.is_neg, params))):
+        param = next(param for param in params if param.is_conj() or param.is_neg())
+        raise RuntimeError(
+            f"{owner} cannot write to {name_of(group, index, param)}, which is a lazily conjugated or negated view: "
+            "make it a tensor of its own with resolve_conj() or resolve_neg()"
+        )
+    if group["state_dtype"] is not None and any(map(torch.is_complex, params)):
+        param = next(param for param in params if param.is_complex())
+        raise RuntimeError(
+            f"{owner}: state_dtype={group['state_dtype']} has no complex form, which {name_of(group, index, param)} "
+            "needs: give complex parameters a group with state_dtype=None"
+        )
 
 
 def cycled(group: Mapping[str, Any]) -> Any:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
 from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
-from .bucket import Item, run
+from .bucket import buckets, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
-from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, parameter_name, place, refuse_unknown
+from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, name_of, place, refuse_tensors, refuse_unknown
 from .hyperparameters import Accepts
+from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
 from .rounding import LOW_PRECISION
 from .rule import Rule
-from .storage import COMPENSATION, layout, local, real, width
+from .steps import advance
+from .storage import COMPENSATION, PLAIN, local, real, width
 
 __all__ = ["RuleOptimizer"]
 
@@ -172,6 +173,21 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- the step
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch's GradScaler leaves the division by its scale, and the skipping, to the step.
+
+        As for torch's own optimizers with fused=True. On a device the counts must be there too, or it would be waited
+        for, and nothing may be learned per tensor, which the kernels do not skip.
+        """
+
+        def serves(group: Mapping[str, Any]) -> bool:
+            rule = self.rule_for(group)
+            on_device = group["capturable"] and not rule.statistics and not rule.memory
+            return not rule.taken and all(param.is_cpu or on_device for param in group["params"])
+
+        return all(group["fused"] and serves(group) for group in self.param_groups)
+
     @overload
     def step(self, closure: None = None) -> None: ...
 
@@ -198,12 +214,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not torch.compiler.is_compiling() and only_wants_state(self):
             self._initialize_all()
             return loss
+        scale = loss_scale(self) if not torch.compiler.is_compiling() else UNSCALED
+        if scale.found is True:
+            return loss
         # Everything that can be refused is refused before the first parameter moves.
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, ready in work:
             self.prepare(group)
             with torch.set_grad_enabled(group["differentiable"]):
-                self._step_group(group, ready)
+                self._step_group(group, *ready, scale)
         return loss
 
     @torch.no_grad()
@@ -220,55 +239,45 @@ class RuleOptimizer(torch.optim.Optimizer):
         group = self.param_groups[index]
         ready = self._ready(index, group, [position])
         self.prepare(group)
-        self._step_group(group, ready)
+        self._step_group(group, *ready)
 
     def _ready(
         self, index: int, group: Mapping[str, Any], positions: Iterable[int] | None = None
-    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Returns the parameters of a group, or those at `positions`, that have a gradient, with their inputs."""
+    ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
+        """Returns the parameters of a group, or those at `positions`, that have a gradient, those, and their inputs."""
         if not torch.compiler.is_compiling():
             self._check(group, index)
-        ready = {}
-        for position in range(len(group["params"])) if positions is None else positions:
-            param = group["params"][position]
-            if param.grad is None:
-                continue
-            name = functools.partial(parameter_name, group, index, position)
-            if param.grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} needs dense gradients, but {name()} has a sparse "
-                    "one: build the layer with sparse=False, or give that parameter to torch.optim.SparseAdam"
-                )
-            if not torch.compiler.is_compiling() and (param.is_conj() or param.is_neg()):
-                raise RuntimeError(
-                    f"{type(self).__name__} cannot write to {name()}, which is a lazily "
-                    "conjugated or negated view: make it a tensor of its own with resolve_conj() or resolve_neg()"
-                )
-            if group["state_dtype"] is not None and param.is_complex():
-                raise RuntimeError(
-                    f"{type(self).__name__}: state_dtype={group['state_dtype']} has no complex form, which "
-                    f"{name()} needs: give complex parameters a group with state_dtype=None"
-                )
-            inputs = self.inputs(group, param, name)
-            # By identity: a parameter that stands in the group twice is stepped once.
-            ready[id(param)] = (param, inputs)
+        candidates = group["params"] if positions is None else [group["params"][position] for position in positions]
+        # By identity: a parameter that stands in the group twice is stepped once.
+        params = list({id(param): param for param in candidates}.values())
+        found = [
+            (param, grad)
+            for param, grad in zip(params, [param.grad for param in params], strict=True)
+            if grad is not None
+        ]
+        params, grads = [param for param, _ in found], [grad for _, grad in found]
+        refuse_tensors(type(self).__name__, group, index, params, grads)
         if group["fused"]:
             devices: dict[torch.device, list[Tensor]] = defaultdict(list)
-            for param, _ in ready.values():
+            for param in params:
                 devices[param.device].append(param)
-            for params in devices.values():
-                if isinstance(reason := self._compiled(group, params), str):
+            for alike in devices.values():
+                if isinstance(reason := self._compiled(group, alike), str):
                     raise RuntimeError(
                         f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave "
                         "fused=None"
                     )
-        return list(ready.values())
+        if not self.rule_for(group).taken:
+            return params, grads, []
+        names = [functools.partial(name_of, group, index, param) for param in params]
+        inputs = [self.inputs(group, param, name) for param, name in zip(params, names, strict=True)]
+        return params, grads, inputs
 
     def _compiled(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType | str:
         """Returns the module with compiled code for these parameters of one device, or why there is none, in words."""
         if torch.compiler.is_compiling():
             return "torch.compile makes kernels of its own"
-        if not all(map(_is_plain, params)):
+        if not _are_plain(params):
             return "it holds a subclass of torch.Tensor"
         rule, device = self.rule_for(group), params[0].device
         if device.type != "cpu":
@@ -303,53 +312,59 @@ class RuleOptimizer(torch.optim.Optimizer):
         A method of this name torch's compiler does not trace but calls, so that the first step has the same graph as
         all later ones.
         """
-        for param in group["params"]:
-            if param.grad is not None:
-                self._begin(group, param, self.state[param])
+        params = [param for param in group["params"] if param.grad is not None]
+        self._begin(group, params, [self.state[param] for param in params])
 
-    def _begin(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
-        """Creates what a parameter's state misses before a step.
+    def _begin(self, group: Mapping[str, Any], params: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+        """Creates what the states of parameters miss before a step.
 
         Raises:
-            RuntimeError: If it is the state of other settings.
+            RuntimeError: If one is the state of other settings.
         """
-        rule = self.rule_for(group)
-        if not state:
-            self._initialize(group, param, state)
-        elif not state.keys() >= set(rule.state):
-            raise RuntimeError(
-                f"{type(self).__name__} keeps {sorted(rule.state)} with these settings, but a parameter has "
-                f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
-            )
-        if param.dtype in LOW_PRECISION:
-            _compensate(group["rounding"] == "kahan", param, state)
+        wanted = set(self.rule_for(group).state)
+        for param, state in zip(params, states, strict=True):
+            if not state:
+                self._initialize(group, param, state)
+            elif not state.keys() >= wanted:
+                raise RuntimeError(
+                    f"{type(self).__name__} keeps {sorted(wanted)} with these settings, but a parameter has "
+                    f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
+                )
+            if param.dtype in LOW_PRECISION:
+                _compensate(group["rounding"] == "kahan", param, state)
 
-    def _step_group(self, group: Mapping[str, Any], ready: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
+    def _step_group(
+        self,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        inputs: list[dict[str, Tensor]],
+        scale: LossScale = UNSCALED,
+    ) -> None:
         """Counts the step and runs the rule, bucket by bucket."""
-        if not ready:
+        if not params:
             return
-        if torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if compiling:
             self._init_group(group)
         # A parameter's hash is computed in Python: its state is looked up once.
-        items = [Item(param, self.state[param], inputs) for param, inputs in ready]
+        states = [self.state[param] for param in params]
+        if not compiling:
+            self._begin(group, params, states)
+        steps = [state["step"] for state in states]
+        counts: Sequence[float | None]
+        if group["capturable"] or compiling:
+            # A number in the graph would mean a new graph every step.
+            torch._foreach_add_(
+                steps, 1.0 - scale.found.to(steps[0].device) if isinstance(scale.found, Tensor) else 1.0
+            )
+            counts = [None] * len(steps)
+        else:
+            counts = advance(steps)
         rule = self.rule_for(group)
-        if not torch.compiler.is_compiling():
-            for param, state, _ in items:
-                self._begin(group, param, state)
-        # A number in the graph would mean a new graph every step.
-        on_device = group["capturable"] or torch.compiler.is_compiling()
-        torch._foreach_add_([item.state["step"] for item in items], 1.0)
-        buckets: dict[tuple[object, ...], list[Item]] = defaultdict(list)
-        for item in items:
-            param, state, inputs = item
-            assert param.grad is not None
-            dtypes = param.dtype, param.grad.dtype, state[rule.state[0]].dtype if rule.state else None
-            count = None if on_device else state["step"].item()
-            buckets[(count, param.device, dtypes, layout(param), tuple(inputs))].append(item)
-        for alike, bucket in buckets.items():
-            count = cast("float | None", alike[0])
-            scalars = self._scalars(rule, group, [item.state for item in bucket], count)
-            run(rule, self._way(group, [item.param for item in bucket]), bucket, scalars, group, count)
+        for count, bucket in buckets(rule, counts, params, grads, states, inputs):
+            scalars = self._scalars(rule, group, bucket.states, count)
+            run(rule, self._way(group, bucket.params), bucket, scalars, group, count, scale)
 
     def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
         """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""
@@ -404,9 +419,9 @@ def _kept_by_others() -> set[str]:
     return {name for kind in kinds if hasattr(kind, "rule") for name in kind.rule.state} | TORCHS
 
 
-def _is_plain(param: Tensor) -> bool:
-    """Whether a parameter, or its part here, is a tensor with memory of its own and nothing around it."""
-    return type(local(param, param)) in (Tensor, Parameter)
+def _are_plain(params: list[Tensor]) -> bool:
+    """Whether parameters, or their parts here, are tensors with memory of their own and nothing around them."""
+    return set(map(type, params)) <= PLAIN or {type(local(param, param)) for param in params} <= PLAIN
 
 
 def _compensate(wanted: bool, param: Tensor, state: dict[str, Tensor]) -> None:

@@ -20,11 +20,14 @@ from typing import Any
 
 from .trace import ELEMENT, NUMBER, TENSOR, Symbol, Trace
 
-__all__ = ["Rule", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
+__all__ = ["SKIPPED", "Rule", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
 
 
-RESERVED = ("maximize", "decay", "direction")
-"""What every rule is called with besides its own arguments; the last one by the compiled kernels."""
+SKIPPED = "skipped"
+"""The number by which a kernel on a device is told, where it is not zero, to leave a tensor alone."""
+
+RESERVED = ("maximize", "decay", "direction", SKIPPED)
+"""What every rule is called with besides its own arguments; the last two by the compiled kernels."""
 
 
 def _apply(operation: str, *arguments: Any) -> Any:

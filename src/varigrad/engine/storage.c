@@ -1,4 +1,4 @@
-/* What all rules share: reading and writing arrays of 16 bits.
+/* What all rules share: counting steps, and reading and writing arrays of 16 bits.
 
    Such arrays are widened to float32 and narrowed again block by block, in the nearest cache. The integer arithmetic is
    that of rounding.py, bit for bit. */
@@ -21,6 +21,11 @@ typedef void run_function(int64_t start, int64_t stop, void *const *arrays, int6
         double *sums);
 
 typedef union { float number; uint32_t bits; } word;
+
+/* Adds one to each count. */
+void varigrad_advance(int64_t tensors, float *const *steps, double *counts) {
+    for (int64_t k = 0; k < tensors; k++) counts[k] = *steps[k] += 1;
+}
 
 static inline uint32_t mix(uint32_t x) {
     x = (x ^ (x >> 16)) * 0x7FEB352Du;
@@ -47,22 +52,26 @@ static void widen_float16(const uint16_t *restrict from, float *restrict to, int
     }
 }
 
-/* To the nearest where `random` is 0; else up or down by 16 random bits for each element, numbered from `first`. */
+/* To the nearest where `random` is 0; else up or down by 16 random bits for each element, numbered from `first`. At
+   most a block: words of 32 bits are computed first and halved in a loop of their own, because compilers make poor
+   vector code of both at once. */
 LEVELS
 static void narrow_bfloat16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
         uint32_t key, uint32_t first) {
+    uint32_t words[BLOCK];
     for (int64_t i = 0; i < count; i++) {
         const word w = {.number = from[i]};
-        const uint32_t size = w.bits & 0x7FFFFFFF;
         const uint32_t up = random ? mix((first + (uint32_t)i) ^ key) >> 16 : 0x7FFF + ((w.bits >> 16) & 1);
-        const uint32_t kept = w.bits | (size > 0x7F800000 ? 0x400000 : 0);  /* a NaN stays one */
-        to[i] = (size < 0x7F800000 ? w.bits + up : kept) >> 16;
+        /* A NaN stays one, and infinity too: its lower half is zero. */
+        words[i] = w.number != w.number ? w.bits | 0x400000 : w.bits + up;
     }
+    for (int64_t i = 0; i < count; i++) to[i] = words[i] >> 16;
 }
 
 LEVELS
 static void narrow_float16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
         uint32_t key, uint32_t first) {
+    uint32_t words[BLOCK];
     for (int64_t i = 0; i < count; i++) {
         const word w = {.number = from[i]};
         const uint32_t sign = (w.bits >> 16) & 0x8000;
@@ -79,8 +88,9 @@ static void narrow_float16(const float *restrict from, uint16_t *restrict to, in
             half = small ? shifted.bits - 0x3F000000 : (up >> 13) - (112 << 10);
         }
         half = half > 0x7C00 || size.bits >= 0x47800000 ? 0x7C00 : half;
-        to[i] = sign | (size.bits > 0x7F800000 ? 0x7E00 : half);
+        words[i] = sign | (size.bits > 0x7F800000 ? 0x7E00 : half);
     }
+    for (int64_t i = 0; i < count; i++) to[i] = words[i];
 }
 
 static void widen(int type, const void *from, int64_t start, float *to, int64_t count) {

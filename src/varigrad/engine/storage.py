@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPENSATION",
     "EXACT",
+    "PLAIN",
     "Rounding",
     "is_dense",
     "is_sharded",
@@ -37,6 +38,9 @@ __all__ = [
 
 Columns = dict[str, list[Tensor]]
 """For each of a rule's arguments one tensor per parameter."""
+
+PLAIN = {Tensor, Parameter}
+"""The types of tensors that are just that."""
 
 COMPENSATION = "compensation"
 """The state that holds what the parameter's own dtype cannot, with `rounding="kahan"`."""
@@ -97,7 +101,7 @@ def _fill(shape: Sequence[int], strides: Sequence[int]) -> bool:
 def is_sharded(tensor: Tensor) -> bool:
     """Returns whether a tensor is a `DTensor`, one part of which is on each device of a mesh."""
     # By its attributes, because importing DTensor takes longer than importing the rest of this package.
-    return type(tensor) not in (Tensor, Parameter) and hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
+    return type(tensor) not in PLAIN and hasattr(tensor, "device_mesh") and hasattr(tensor, "to_local")
 
 
 def layout(tensor: Tensor) -> tuple[object, ...]:

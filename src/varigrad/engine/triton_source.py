@@ -9,7 +9,7 @@ import math
 from typing import NamedTuple
 
 from .c import trace
-from .rule import Rule
+from .rule import SKIPPED, Rule
 from .trace import ELEMENT, NUMBER, Symbol
 
 __all__ = ["NEAREST", "Variant", "source"]
@@ -64,7 +64,7 @@ def {function}(table, owners, layout, columns, steps, partial, tensors, programs
     owner = tl.load(owners + program).to(tl.int64)
     start = (program - tl.load(layout + 2 * tensors + owner)) * BLOCK
     left = tl.load(layout + owner) - start
-    lanes = tl.arange(0, BLOCK)
+{skipping}    lanes = tl.arange(0, BLOCK)
     # With a mask that is known to be true, and only then, whole vectors are loaded and stored.
     if left >= BLOCK:
         {function}_block(table, layout, columns, steps, partial, tensors, programs, program, owner, start,
@@ -118,6 +118,7 @@ def source(rule: Rule, variant: Variant) -> str:
         width=variant.width,
         arrays=", ".join(arrays),
         shared=", ".join(_SHARED),
+        skipping=_indented(_skipping(variant)),
         addresses=_indented(_addresses(arrays, types)),
         numbers=_indented(_numbers(rule, variant, len(arrays)) + numbers),
         body=_indented(lines),
@@ -208,6 +209,13 @@ def _numbers(rule: Rule, variant: Variant, arrays: int) -> list[str]:
         step = "steps + owner" if variant.steps else f"table + {arrays} * tensors + {len(names)}"
         lines.append(f"step = tl.load({step})")
     return lines
+
+
+def _skipping(variant: Variant) -> list[str]:
+    """Returns the line that leaves no element to a program whose tensor is to be left alone."""
+    if SKIPPED not in variant.columns:
+        return []
+    return [f"left = tl.where(tl.load(columns + {variant.columns.index(SKIPPED)} * tensors + owner) != 0, 0, left)"]
 
 
 def _arithmetic(rule: Rule, variant: Variant) -> tuple[list[str], list[str]]:

@@ -100,7 +100,7 @@ def run(
         For every name in `rule.statistics` its sum over each tensor, on the device.
     """
     plain = side_by_side(tensors)
-    full = {"decay": 1.0, **scalars, "direction": -1.0 if maximize else 1.0}
+    full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
     device = plain["param"][0].device
     # Triton launches on the current device.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
