@@ -115,7 +115,9 @@ def test_every_public_name_has_its_place_in_the_reference(site):
     for module in (varigrad, theory, extending):
         for name in module.__all__:
             thing = getattr(module, name)
-            assert name == "__version__" or any(thing is other for other in objects), f"{module.__name__}.{name}"
+            assert name == "__version__" or any(thing is other for other in objects), (
+                f"no page of docs/api describes {module.__name__}.{name}: write '::: MODULE.{name}' into one"
+            )
     for page in API.glob("*.md"):
         assert not re.search(r'id="varigrad[\w.]*\._\w+"', (site / "api" / f"{page.stem}.html").read_text("utf-8"))
         text = text_of(site / "api" / page.with_suffix(".html").name)
