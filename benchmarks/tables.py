@@ -19,6 +19,7 @@ from varigrad.lab.optimizers import find_optimizer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 NAMES = {
     "vsgd": "VSGD",
@@ -195,14 +196,17 @@ def spread(values, digits):
     """Mean and standard deviation; of runs that diverged their number."""
     if lost := sum(value is None for value in values):
         return f"{lost} of {len(values)} diverged"
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    mean = statistics.fmean(values)
+    if digits > 2 and mean > 10:
+        digits = 1
+    return f"{mean:.{digits}f}{PLUS_MINUS}{statistics.stdev(values):.{digits}f}"
 
 
 def gained(runs, base):
     """What is added to the test accuracy, in points: mean over the seeds and half of its 95 % interval."""
     values = [100 * (runs[seed]["test_accuracy"] - base[seed]["test_accuracy"]) for seed in sorted(base)]
     error = statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.fmean(values):+.2f} ± {float(stats.t.ppf(0.975, len(values) - 1)) * error:.2f}"
+    return f"{statistics.fmean(values):+.2f}{PLUS_MINUS}{float(stats.t.ppf(0.975, len(values) - 1)) * error:.2f}"
 
 
 def markdown(rows):

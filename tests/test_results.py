@@ -113,7 +113,7 @@ def test_a_loss_of_another_scale_costs_what_the_page_says():
     )
     half = 2.2621572 * gaps.std() / 10**0.5
     (row,) = (line for line in tables().loss_scale("digits").splitlines() if line.startswith("| VSGD "))
-    assert row.endswith(f"{gaps.mean():+.2f} ± {half:.2f} |")
+    assert row.endswith(f"{gaps.mean():+.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.2f} |")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
