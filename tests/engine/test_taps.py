@@ -146,6 +146,39 @@ def test_a_call_says_where_it_is_and_how_it_was_made():
     assert set(taps.modules) == {"0", "2"}
 
 
+@pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d, nn.ConvTranspose3d])
+def test_one_sample_without_a_dimension_of_samples_is_reported_with_one(convolution):
+    shapes = []
+
+    def listener(call, inputs, grad):
+        shapes.append((inputs.shape, grad.shape))
+        return 2 * grad
+
+    model = convolution(2, 3, 1)
+    space = [4] * (model.weight.dim() - 2)
+    x, (alone, joined) = torch.randn(2, *space), (copy.deepcopy(model) for _ in range(2))
+    for each, inputs in ((alone, x), (joined, x.unsqueeze(0))):
+        Taps(each, listener, substitute=True)
+        each(inputs).square().sum().backward()
+    assert shapes == [((1, 2, *space), (1, 3, *space))] * 2
+    assert torch.equal(alone.weight.grad, joined.weight.grad)
+
+
+def test_the_bias_of_a_convolution_does_not_have_its_weights_gradient_computed_twice():
+    """Asked for a bias alone, torch's kernel for processors computes the weight's gradient all the same."""
+    model = nn.Conv2d(3, 4, 3)
+    twin = copy.deepcopy(model)
+    Taps(model, lambda call, inputs, grad: 2 * grad, substitute=True)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.profiler.profile() as profile:
+        model(x).square().sum().backward()
+    twin(x).square().sum().backward()
+    calls = [event.count for event in profile.key_averages() if event.key == "aten::convolution_backward"]
+    assert calls == [1]
+    torch.testing.assert_close(model.bias.grad, twin.bias.grad)
+    torch.testing.assert_close(model.weight.grad, 2 * twin.weight.grad)
+
+
 def test_a_listener_that_returns_none_keeps_the_true_gradient():
     model, twin = (nn.Linear(3, 2) for _ in range(2))
     twin.load_state_dict(model.state_dict())

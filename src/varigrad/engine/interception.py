@@ -35,7 +35,7 @@ class Call:
             views of them: the projections of an attention are slices of one parameter.
         batch: Where the samples are not the first dimension: how many there are, in the last but one (sequences in
             front, as inside an attention).
-        unbatched: Whether the call was for one sample, without a dimension of samples.
+        unbatched: Whether input and gradient are those of one sample, without a dimension of samples.
     """
 
     site: str
@@ -145,22 +145,27 @@ class Interception(TorchFunctionMode):
 
         x: Tensor = arguments.pop("input")
         unbatched = x.dim() == operation.sample_dims(arguments)
-        if operation.name.startswith("conv"):
+        convolution = operation.name.startswith("conv")
+        if convolution:
             x = explicit_padding(arguments, x.unsqueeze(0) if unbatched else x)
         if operation.name not in ("norm", "embedding"):
             x = _autocast(x)
-        call = Call(site, number, operation, self._module, arguments, self._batch, unbatched)
+        call = Call(site, number, operation, self._module, arguments, self._batch, unbatched and not convolution)
+        # Left to autograd, the bias of a convolution alone has it compute the weight's gradient as well, once more.
+        aside = convolution and tapped_bias is None and bias is not None
         given = dict(arguments)
         if self._substitute:
             given |= {"weight": weight if tapped_weight is None else tapped_weight.detach()}
+            if aside and tapped_weight is not None and bias.requires_grad:
+                tapped_bias = bias
             given |= {"bias": tapped_bias.detach()} if tapped_bias is not None else {}
             function = folded_linear if operation.name == "linear" else function
         else:
             tapped_weight = tapped_bias = None
         output = function(input=x, **given)
         tap: Callable[..., Tensor] = _Tap.apply
-        output = tap(output, x.detach(), tapped_weight, tapped_bias, call, self._listener)
-        return output.squeeze(0) if unbatched and operation.name.startswith("conv") else output
+        output = tap(output, x.detach(), tapped_weight, tapped_bias, call, self._listener, aside)
+        return output.squeeze(0) if unbatched and convolution else output
 
     def report_missing(self, path: str) -> None:
         """Warns, once, of parameters that the layer does not use through the functions that are tapped."""
@@ -188,13 +193,21 @@ _attention = types.FunctionType(
 )
 
 
+def _same(seen: Tensor, grad: Tensor) -> bool:
+    """Whether nothing was substituted after all, so that the two gradients can come from one call, as autograd's do."""
+    # A host does not wait for a device to compare; the first element that differs ends it.
+    return seen is grad or (grad.is_cpu and torch.equal(seen, grad))
+
+
 class _Tap(torch.autograd.Function):
     """Hands the output through, and computes the parameters' gradients from what the listener makes of the output's."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, weight: Any, bias: Any, call: Call, listener: Listener) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, x: Tensor, weight: Any, bias: Any, call: Call, listener: Listener, aside: bool
+    ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.call, ctx.listener = call, listener
+        ctx.call, ctx.listener, ctx.aside = call, listener, aside
         ctx.autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
         # Another tensor on the same memory, to autograd no view: it may be overwritten, as by an in-place ReLU.
         return output.data
@@ -212,14 +225,19 @@ class _Tap(torch.autograd.Function):
         with torch.no_grad():
             answer = ctx.listener(call, call.samples_first(x), call.samples_first(grad))
             if not any(wanted):
-                return grad, None, None, None, None, None
+                return grad, *[None] * 6
             if isinstance(answer, tuple):
                 found = tuple(one if want else None for one, want in zip(answer, wanted, strict=True))
-                return grad, None, *found, None, None
+                return grad, None, *found, None, None, None
             seen = grad if answer is None else call.as_it_was(answer, grad.shape)
             if ctx.autocast is not None and call.operation.name == "norm":
                 with torch.autocast(x.device.type, ctx.autocast):
                     found = call.operation.gradients(call.arguments, x, seen, wanted)
+            elif ctx.aside and wanted[1] and not _same(seen, grad):
+                found = (
+                    call.operation.gradients(call.arguments, x, seen, (wanted[0], False))[0],
+                    grad.sum([dimension for dimension in range(grad.dim()) if dimension != 1]),
+                )
             else:
                 found = call.operation.gradients(call.arguments, x, seen, wanted)
-        return grad, None, *found, None, None
+        return grad, None, *found, None, None, None
