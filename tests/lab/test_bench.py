@@ -45,11 +45,14 @@ def test_every_optimizer_has_a_row_in_every_way(tmp_path: Path) -> None:
         assert {
             "optimizer", "way", "shapes", "parameters", "tensors", "ms", "ratio_to_adamw_fused", "ratio_quartiles",
             "state_bytes_per_parameter", "temporary_bytes_per_parameter", "bytes_per_second",
-            "bandwidth_fraction", "addition_ratio",
+            "bandwidth_fraction", "addition_ratio", "floor_ratio",
         } == row.keys()  # fmt: skip
         assert row["ms"] > 0
         assert row["bandwidth_fraction"] > 0
         assert row["addition_ratio"] > 0
+        assert (row["floor_ratio"] is not None) == (
+            not fused.unavailable(varigrad.VSGD.rule) and row["state_bytes_per_parameter"] <= 12
+        )
         low, high = row["ratio_quartiles"]
         assert low <= row["ratio_to_adamw_fused"] <= high
         assert row["parameters"] == 1000
@@ -196,3 +199,20 @@ def test_what_is_not_seen_as_a_tensor_takes_no_memory_in_a_fused_step_either() -
     with_fused, with_foreach = map(float, result.stdout.split())
     assert with_fused < 0.1  # of the parameter's own bytes
     assert with_foreach > 1
+
+
+def test_the_floor_touches_the_arrays_of_a_step_and_nothing_else() -> None:
+    """So that its time is a bound for a step's: every array is read and written."""
+    param = nn.Parameter(torch.zeros(5))
+    param.grad = torch.arange(5.0)
+    optimizer = varigrad.VSGD([param], lr=0.0)
+    optimizer.step()
+    floor = timing._floor(optimizer, [param])
+    if floor is None:
+        pytest.skip("there are no compiled kernels")
+    floor.step()
+    (own,) = floor.param_groups[0]["params"]
+    state = floor.state[own]
+    assert len(state) == 4  # three arrays and the step, as VSGD has
+    assert all(torch.equal(tensor, param.grad) for tensor in (own, *(state[n] for n in ("first", "second", "third"))))
+    assert own.data_ptr() != param.data_ptr()

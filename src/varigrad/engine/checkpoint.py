@@ -83,7 +83,7 @@ def only_wants_state(optimizer: torch.optim.Optimizer) -> bool:
         if (isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu") or group["lr"] != 0:
             return False
     params = [param for group in optimizer.param_groups for param in group["params"] if param.requires_grad]
-    return all(param.grad is not None and _is_zero(param.grad) for param in params)
+    return bool(params) and all(param.grad is not None and _is_zero(param.grad) for param in params)
 
 
 def _is_zero(grad: Tensor) -> bool:

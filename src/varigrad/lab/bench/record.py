@@ -6,9 +6,8 @@ The keys, top down:
 - `settings`: `dtype`, `state_dtype`, `rounding`, `device`, `rounds`.
 - `rows`, one for each optimizer, way and set of shapes: `optimizer`, `way`, `shapes`, `parameters`, `tensors`, `ms`
   (the median), `ratio_to_adamw_fused` (the median over the rounds), `ratio_quartiles` (its first and third quartile),
-  `state_bytes_per_parameter`, `temporary_bytes_per_parameter`, `bytes_per_second`, `bandwidth_fraction` and
-  `addition_ratio`, as
-  `varigrad.lab.bench.timing.Timing` defines them.
+  `state_bytes_per_parameter`, `temporary_bytes_per_parameter`, `bytes_per_second`, `bandwidth_fraction`,
+  `addition_ratio` and `floor_ratio` (which may be null), as `varigrad.lab.bench.timing.Timing` defines them.
 - `skipped`: `optimizer`, `way`, `shapes` and the `reason` why there is no row.
 - `provenance`: `command`, `date` and the versions and processors of the machine.
 """

@@ -3,9 +3,11 @@
 Every contender steps the same parameters on the same gradients as the reference, with state of its own. In each round
 one after the other is timed, in an order that turns around from round to round; what is reported of a round are ratios.
 
-**The yardsticks.** One step must read parameter, gradient and state, and write parameter and state, in place. The time
-is set against those in which torch, in as many threads and on tensors of the same sizes, moves as many bytes by an
-addition in place (one pass, one addition per element) and by a copy. Neither is a bound: gradients are only read, which
+**The yardsticks.** The floor is a pass that reads and writes the very arrays of a step and adds one to the other,
+compiled as the steps are: what takes longer is arithmetic. There is one for steps of float32 with up to three state
+tensors, where there are compiled kernels. The time is set, too, against those in which torch, in as many threads and on
+tensors of the same sizes, moves as many bytes as a step must (it reads parameter, gradient and state, and writes
+parameter and state, in place) by an addition in place and by a copy. Neither is a bound: gradients are only read, which
 is cheaper than reading and writing; a processor may read the memory that a copy writes over; and caches serve what is
 small.
 """
@@ -16,6 +18,7 @@ small.
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 from varigrad.lab.bench.contenders import REFERENCE, Contender
 from varigrad.lab.bench.shapes import Shapes
+from varigrad.touch import Touch
 
 _SHORTEST = 2e-3
 """Seconds that a timed stretch should last at least; short steps are repeated."""
@@ -52,6 +56,8 @@ class Timing:
         state_bytes_per_parameter: Bytes of state kept between steps.
         temporary_bytes_per_parameter: Bytes that tensors made during a step take at most at once.
         bytes_per_second: What a step reads and writes, over its time.
+        floor_ratio: The step's time over that of a pass that only touches as many arrays, the median; None where there
+            is no such pass.
         addition_ratio: The step's time over that of an addition in place that moves as many bytes, the median.
         bandwidth_fraction: What a step reads and writes per second over what a copy does, the median.
     """
@@ -70,6 +76,7 @@ class Timing:
     bytes_per_second: float
     bandwidth_fraction: float
     addition_ratio: float
+    floor_ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,9 @@ def _time(
     ]
     if is_reference:
         del runs[1]
+    floor = _floor(optimizer, params)
+    if floor is not None:
+        runs.insert(len(runs) - 2, floor.step)
     repeats = [_repeats(run, device) for run in runs]
     seconds: list[list[float]] = [[] for _ in runs]
     for number in range(rounds):
@@ -172,7 +182,22 @@ def _time(
         bytes_per_second=moved / statistics.median(mine),
         bandwidth_fraction=statistics.median(fractions),
         addition_ratio=statistics.median(additions),
+        floor_ratio=None if floor is None else statistics.median(map(operator.truediv, mine, seconds[-3])),
     )
+
+
+def _floor(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Touch | None:
+    """The pass that touches as many arrays as a step of an optimizer, if there is one."""
+    held = [value for value in optimizer.state[params[0]].values() if value.shape == params[0].shape and value.dim()]
+    if len(held) > 3 or {tensor.dtype for tensor in (*held, *params)} != {torch.float32}:
+        return None
+    try:
+        floor = Touch([param.detach().clone() for param in params], arrays=len(held), fused=True)
+    except RuntimeError:  # no kernels
+        return None
+    for param, mine in zip(params, floor.param_groups[0]["params"], strict=True):
+        mine.grad = param.grad
+    return floor
 
 
 def _repeats(run: Callable[[], object], device: torch.device) -> int:
