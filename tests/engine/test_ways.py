@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from varigrad.engine import fused
+from varigrad.engine import fused, loop
 from varigrad.engine.rule import maximum, minimum, rule, sign, where
+from varigrad.engine.storage import Rounding, load, store
 
 from . import toy_rules
 from .conftest import compile_rules
@@ -33,6 +34,32 @@ pytestmark = pytest.mark.usefixtures("toy_kernels")
 
 DTYPES = [torch.float32, torch.float64]
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "the_rule", [r for r in WITHOUT_ROOT if r.state and r is not toy_rules.numbers_first], ids=by_name
+)
+def test_state_in_bfloat16_is_the_loops_rounded_by_the_same_numbers(the_rule, threads, monkeypatch):
+    """Over many blocks, from any first element on, shared between threads, with what is not finite among them."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(fused, "SHARE", 100)
+    shapes, places = ((3, 1001), (3, 5), (), (0,), (513,)), [0, 11, 2**33 + 5, 0, 256]
+    tensors = draw(the_rule, shapes, torch.float32)
+    for name in the_rule.state:
+        for column in (tensors[name], tensors["grad"]):
+            column[0].view(-1)[300:303] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+        tensors[name] = [tensor.bfloat16() for tensor in tensors[name]]
+    names = ("param", *the_rule.state)
+    rounding = Rounding({name: names.index(name) for name in the_rule.state}, [7] * len(shapes), places)
+    scalars = {name: value for name, value in SCALARS.items() if name in the_rule.keywords}
+    ours, theirs = copy(tensors), copy(tensors)
+    sums = fused.run(the_rule, ours, scalars, False, rounding)
+    loaded = load(theirs)
+    expected = loop.run(the_rule, loaded, scalars, False)
+    store(theirs, loaded, names, rounding)
+    assert not differences(ours, theirs)
+    assert not differences(sums, expected, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -41,16 +41,19 @@ _EXPRESSIONS = {
     "where": "{0} ? {1} : {2}",
 }
 
+_LOOP = """
+LEVELS
+static void {symbol}_{kind}(int64_t start, int64_t stop, {parameters}, const double *numbers, double *sums{more}) {{
+{numbers}{sums}{words}    {reduction}for (int64_t i = start; i < stop; i++) {{
+{body}    }}
+{halves}{stores}}}
+"""
+
 _FUNCTION = """
 /* {name}: each span is a tensor's number, its first element and its end; pointers[array][tensor] with the arrays
    {arrays}; numbers[{count}], for each tensor if stride is {count}, for all if it is 0, are
    {scalars}. */
-LEVELS
-static void {symbol}_span(int64_t start, int64_t stop, {parameters}, const double *numbers, double *sums) {{
-{numbers}{sums}    {reduction}for (int64_t i = start; i < stop; i++) {{
-{body}    }}
-{stores}}}
-
+{loop}
 static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
         double *sums) {{
     {symbol}_span(start, stop, {casts}, numbers, sums);
@@ -63,12 +66,20 @@ void {symbol}(int64_t spans, const int64_t *span, int64_t tensors, void *const *
 }}
 """
 
+# Of the mixtures only float32 with state in bfloat16 has a loop of its own: a third faster than block by block, because
+# the rounding goes on while the rule divides.
 _MIXED_FUNCTION = """
+{loop}
+static void {symbol}_halve(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
+        double *sums, uint32_t first, const uint32_t *keys) {{
+    {symbol}_halved(start, stop, {casts}, numbers, sums, first, keys);
+}}
+
 void {symbol}_mixed(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
         int64_t stride, double *sums, const int64_t *types, const int64_t *lanes, int64_t compensated, int64_t step,
         const int64_t *firsts) {{
-    run_mixed({symbol}_run, {arrays}, {written}, spans, span, tensors, pointers, numbers, stride, sums, {statistics},
-            types, lanes, compensated, step, firsts);
+    run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, spans, span, tensors, pointers, numbers, stride, sums,
+            {statistics}, types, lanes, compensated, step, firsts);
 }}
 """
 
@@ -88,12 +99,19 @@ def trace(rule: Rule) -> Trace:
     return Trace.of(function, rule.elements, scalars, rule.results)
 
 
-def _function(rule: Rule, ctype: str) -> str:
-    """Returns the C function that runs a rule over spans of tensors."""
+def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
+    """Returns the C function that runs a rule over a stretch of elements.
+
+    Args:
+        rule: The rule.
+        ctype: The C type that is computed in.
+        halved: Whether the state is stored in bfloat16 and rounded stochastically; then for at most a block.
+    """
     graph = trace(rule)
     suffix = "f" if ctype == "float" else ""
     names: dict[int, str] = {}
     numbers, body = [], []
+    in_half = rule.state if halved else ()
 
     def constant(value: float) -> str:
         if math.isfinite(value):
@@ -107,13 +125,13 @@ def _function(rule: Rule, ctype: str) -> str:
         return f"({ctype}){names[id(value)]}" if value.kind < kind else names[id(value)]
 
     # A prefix for each sort of name, lest a rule's own names meet one another or the words of C.
-    scalars = (*rule.keywords, "decay", "direction")
-    for index, name in enumerate(scalars):
+    for index, name in enumerate(_scalars(rule)):
         names[id(graph.inputs[name])] = f"scalar_{name}"
         numbers.append(f"    const double scalar_{name} = numbers[{index}];\n")
     for name in rule.elements:
         names[id(graph.inputs[name])] = f"old_{name}"
-        body.append(f"        const {ctype} old_{name} = all_{name}[i];\n")
+        old = f"widened_bfloat16(all_{name}[i])" if name in in_half else f"all_{name}[i]"
+        body.append(f"        const {ctype} old_{name} = {old};\n")
     for index, node in enumerate(graph.nodes):
         names[id(node)] = f"v{index}"
         kind = NUMBER if node.kind == NUMBER else ELEMENT
@@ -126,34 +144,59 @@ def _function(rule: Rule, ctype: str) -> str:
             f"{'    ' if kind == NUMBER else '        '}const {here} v{index} = {expression};\n"
         )
     for name in ("param", *rule.state):
-        body.append(f"        all_{name}[i] = {names[id(graph.results[name])]};\n")
+        new = names[id(graph.results[name])]
+        if name in in_half:
+            key = f"keys[{rule.elements.index(name)}]"
+            body.append(f"        words_{name}[i - start] = rounded_bfloat16({new}, first + (uint32_t)i, {key});\n")
+        else:
+            body.append(f"        all_{name}[i] = {new};\n")
     for name in rule.statistics:
         body.append(f"        sum_{name} += (double){names[id(graph.results[name])]};\n")
     totals = [f"sum_{name}" for name in rule.statistics]
-    code = _FUNCTION.format(
-        name=rule.name,
+    return _LOOP.format(
         symbol=symbol(rule.name, ctype),
-        arrays=", ".join(rule.elements),
-        count=len(scalars),
-        scalars=", ".join(scalars),
+        kind="halved" if halved else "span",
         parameters=", ".join(
-            f"{'' if n in rule.results else 'const '}{ctype} *restrict all_{n}" for n in rule.elements
+            f"{'' if n in rule.results else 'const '}{'uint16_t' if n in in_half else ctype} *restrict all_{n}"
+            for n in rule.elements
         ),
+        more=", uint32_t first, const uint32_t *keys" if halved else "",
         numbers="".join(numbers),
         sums="".join(f"    double {total} = 0.0;\n" for total in totals),
+        words="".join(f"    uint32_t words_{name}[BLOCK];\n" for name in in_half),
         reduction=f'_Pragma("omp simd reduction(+:{",".join(totals)})")\n    ' if totals else "",
         body="".join(body),
+        halves="".join(
+            f"    for (int64_t i = start; i < stop; i++) all_{name}[i] = words_{name}[i - start] >> 16;\n"
+            for name in in_half
+        ),
         stores="".join(f"    sums[{index}] += {total};\n" for index, total in enumerate(totals)),
-        statistics=len(totals),
-        casts=", ".join(f"arrays[{index} * step]" for index in range(len(rule.elements))),
+    )
+
+
+def _scalars(rule: Rule) -> tuple[str, ...]:
+    return (*rule.keywords, "decay", "direction")
+
+
+def _function(rule: Rule, ctype: str) -> str:
+    """Returns the C function that runs a rule over spans of tensors."""
+    common = {
+        "symbol": symbol(rule.name, ctype),
+        "statistics": len(rule.statistics),
+        "casts": ", ".join(f"arrays[{index} * step]" for index in range(len(rule.elements))),
+    }
+    code = _FUNCTION.format(
+        name=rule.name,
+        arrays=", ".join(rule.elements),
+        count=len(_scalars(rule)),
+        scalars=", ".join(_scalars(rule)),
+        loop=_loop(rule, ctype),
+        **common,
     )
     if ctype != "float":
         return code
     return code + _MIXED_FUNCTION.format(
-        symbol=symbol(rule.name, ctype),
-        arrays=len(rule.elements),
-        written=2 + len(rule.state),
-        statistics=len(totals),
+        arrays=len(rule.elements), written=2 + len(rule.state), loop=_loop(rule, ctype, halved=True), **common
     )
 
 

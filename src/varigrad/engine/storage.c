@@ -19,6 +19,8 @@ enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 typedef void run_function(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
         double *sums);
+typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
+        double *sums, uint32_t first, const uint32_t *keys);
 
 typedef union { float number; uint32_t bits; } word;
 
@@ -33,12 +35,21 @@ static inline uint32_t mix(uint32_t x) {
     return x ^ (x >> 16);
 }
 
+static inline float widened_bfloat16(uint16_t half) {
+    const word w = {.bits = (uint32_t)half << 16};
+    return w.number;
+}
+
+/* In its upper half, a number rounded up or down by 16 random bits. */
+static inline uint32_t rounded_bfloat16(float number, uint32_t index, uint32_t key) {
+    const word w = {.number = number};
+    /* A NaN stays one, and infinity too: its lower half is zero. */
+    return number != number ? w.bits | 0x400000 : w.bits + (mix(index ^ key) >> 16);
+}
+
 LEVELS
 static void widen_bfloat16(const uint16_t *restrict from, float *restrict to, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        const word w = {.bits = (uint32_t)from[i] << 16};
-        to[i] = w.number;
-    }
+    for (int64_t i = 0; i < count; i++) to[i] = widened_bfloat16(from[i]);
 }
 
 LEVELS
@@ -61,9 +72,8 @@ static void narrow_bfloat16(const float *restrict from, uint16_t *restrict to, i
     uint32_t words[BLOCK];
     for (int64_t i = 0; i < count; i++) {
         const word w = {.number = from[i]};
-        const uint32_t up = random ? mix((first + (uint32_t)i) ^ key) >> 16 : 0x7FFF + ((w.bits >> 16) & 1);
-        /* A NaN stays one, and infinity too: its lower half is zero. */
-        words[i] = w.number != w.number ? w.bits | 0x400000 : w.bits + up;
+        const uint32_t nearest = w.number != w.number ? w.bits | 0x400000 : w.bits + 0x7FFF + ((w.bits >> 16) & 1);
+        words[i] = random ? rounded_bfloat16(from[i], first + (uint32_t)i, key) : nearest;
     }
     for (int64_t i = 0; i < count; i++) to[i] = words[i] >> 16;
 }
@@ -106,16 +116,28 @@ static void narrow(int type, const float *from, void *to, int64_t start, int64_t
 /* Runs a rule on arrays of which some have 16 bits. `types` and `lanes` have one entry per array; those with a lane
    are rounded stochastically. The first `written` arrays but the second, the gradient, get new values. Where
    `compensated`, one more array holds what the parameter's own cannot. */
-static void run_mixed(run_function *run, int arrays, int written, int64_t spans, const int64_t *span, int64_t tensors,
+static void run_mixed(run_function *run, halve_function *halve, int arrays, int written, int64_t spans, const int64_t *span, int64_t tensors,
         void *const *pointers, const double *numbers, int64_t stride, double *sums, int statistics,
         const int64_t *types, const int64_t *lanes, int compensated, int64_t step, const int64_t *firsts) {
     _Alignas(64) float blocks[ARRAYS][BLOCK];
     _Alignas(64) float rest[BLOCK];
+    /* The commonest mixture has a loop of its own. */
+    uint32_t keys[ARRAYS];
+    int halved = !compensated && written > 2;
+    for (int a = 0; a < arrays; a++) {
+        keys[a] = mix(mix((uint32_t)step) + (uint32_t)lanes[a]);
+        halved &= a < 2 || a >= written ? types[a] == FLOAT32 : types[a] == BFLOAT16 && lanes[a] >= 0;
+    }
     for (int64_t k = 0; k < spans; k++, span += 3, sums += statistics) {
         void *const *const tensor = pointers + span[0];
         void *const remainder = compensated ? tensor[arrays * tensors] : 0;
         for (int64_t start = span[1]; start < span[2]; start += BLOCK) {
             const int64_t count = span[2] - start < BLOCK ? span[2] - start : BLOCK;
+            if (halved) {
+                halve(start, start + count, tensor, tensors, numbers + span[0] * stride, sums,
+                        (uint32_t)firsts[span[0]], keys);
+                continue;
+            }
             void *here[ARRAYS];
             for (int a = 0; a < arrays; a++) {
                 here[a] = types[a] == FLOAT32 ? (float *)tensor[a * tensors] + start : blocks[a];
@@ -128,8 +150,8 @@ static void run_mixed(run_function *run, int arrays, int written, int64_t spans,
             run(0, count, here, 1, numbers + span[0] * stride, sums);
             for (int a = 0; a < written; a++) {
                 if (a == 1 || types[a] == FLOAT32) continue;
-                narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a] >= 0,
-                        mix(mix((uint32_t)step) + (uint32_t)lanes[a]), firsts[span[0]]);
+                narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a] >= 0, keys[a],
+                        firsts[span[0]]);
             }
             if (compensated) {
                 widen(types[0], tensor[0], start, rest, count);
