@@ -15,7 +15,7 @@ from varigrad.svag import averaged
 
 STEPS = 23
 GRADIENTS = noise(seed=3, scale=0.3, steps=STEPS, size=30) + 0.2
-FIELDS = ("mean", "variance", "observation_variance", "systematic_variance", "mean_noise", "snr")
+FIELDS = ("mean", "variance", "observation_variance", "systematic_variance", "mean_noise", "gain", "snr")
 
 KNOWS_VARIANCE = (varigrad.VSGD, varigrad.ConstantVSGD, varigrad.AdaBayesFP, varigrad.SVAG, varigrad.MSVAG)
 KNOWS_VARIANCE += (varigrad.AdamStar, varigrad.AdaptiveVSGD)
@@ -125,6 +125,7 @@ def test_vsgd_believes_its_posterior_and_a_calibrated_noise():
     assert close(belief.systematic_variance, v_g)
     assert close(belief.observation_variance, (v_g + v_o) * (1 - gain / 2))
     assert close(belief.mean_noise, gain / (2 - gain) * belief.observation_variance)
+    assert close(belief.gain, gain)
 
 
 def test_constant_vsgd_believes_the_same_with_its_constant_ratio():
@@ -141,16 +142,18 @@ def test_constant_vsgd_believes_the_same_with_its_constant_ratio():
     assert close(belief.mean_noise, belief.observation_variance / 19)
 
 
-def test_adaptive_vsgd_believes_what_its_learned_gain_amounts_to():
-    """Its v is the innovation's variance less the mean's part: R = v (2-w) / (2 (1-w)), one gain w for the tensor."""
+def test_adaptive_vsgd_believes_in_one_gain_and_in_the_drift_that_it_is_best_for():
     optimizer, weight = stepped(varigrad.AdaptiveVSGD)
-    belief, state = optimizer.belief(weight), optimizer.state[weight]
-    v, w = state["deviation"].square(), max(state["gain"].item(), 1 / STEPS)
+    belief = optimizer.belief(weight)
+    _, state = reference.adaptive_vsgd(np.zeros(30), list(GRADIENTS.numpy()), 0.0, return_state=True)
+    v, gain = torch.tensor(state["observation_variance"]), float(state["gain"])
     assert close(belief.mean, state["mean"])
-    assert close(belief.variance, w * v)
-    assert close(belief.observation_variance, v * (2 - w) / (2 * (1 - w)))
-    assert close(belief.systematic_variance, v * w / (1 - w))
-    assert close(belief.mean_noise, w / (2 - w) * belief.observation_variance)
+    assert close(belief.gain, torch.full((30,), gain, dtype=torch.float64))
+    assert close(belief.observation_variance, v)
+    assert close(belief.variance, gain * v)
+    q = belief.systematic_variance  # for which the filter at rest has that gain
+    assert close((torch.sqrt(q**2 + 4 * q * v) - q) / (2 * v), belief.gain)
+    assert close(belief.mean_noise, gain / (2 - gain) * v)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 32])

@@ -84,7 +84,7 @@ def test_the_effective_learning_rate_is_the_rate_where_a_step_is_the_rate_times_
 def test_of_an_optimizer_that_says_nothing_signal_and_noise_are_known():
     records, *_ = watched(make=lambda params: torch.optim.SGD(params, lr=0.1))
     assert all(math.isfinite(row["noise"]) for row in records[0].layers.values())
-    for unknown in ("certain", "systematic", "observation"):
+    for unknown in ("certain", "systematic", "observation", "gain"):
         assert math.isnan(records[0].layers["0"][unknown])
 
 
@@ -368,7 +368,7 @@ def test_bad_arguments_are_refused():
 
 # ---------------------------------------------------------------- where the figures go
 
-ROW = {"weights": 10, "signal": 1.0, "noise": 4.0, "certain": 0.5, "effective_lr": 0.1}
+ROW = {"weights": 10, "signal": 1.0, "noise": 4.0, "certain": 0.5, "effective_lr": 0.1, "gain": 0.2}
 RECORD = NoiseRecord(100, "pair", "VSGD", 32.0, {"a.b": {**ROW, "systematic": math.nan, "observation": 4.0}})
 
 

@@ -15,8 +15,8 @@ SIZE, STEPS, BATCH = 2000, 2000, 32
 KINDS = {
     "VSGD": functools.partial(varigrad.VSGD, lr=0.0),
     "ConstantVSGD": functools.partial(varigrad.ConstantVSGD, lr=0.0),
-    "AdaptiveVSGD": functools.partial(varigrad.AdaptiveVSGD, lr=0.0),
     "MSVAG": functools.partial(varigrad.MSVAG, lr=0.0),
+    "AdaptiveVSGD": functools.partial(varigrad.AdaptiveVSGD, lr=0.0),
     "AdaBayesFP": functools.partial(varigrad.AdaBayesFP, lr=0.0, reference_lr=1e-3),
     "AdamW": functools.partial(torch.optim.AdamW, lr=0.0),
     "RMSprop": functools.partial(torch.optim.RMSprop, lr=0.0, centered=True),

@@ -22,7 +22,6 @@ from .engine.hyperparameters import Accepts, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
 from .engine.rule import Rule, copysign, hypotenuse, maximum, rule, sign, sqrt, where
-from .vsgd import filtered
 
 __all__ = ["AdaptiveVSGD"]
 
@@ -178,14 +177,15 @@ class AdaptiveVSGD(RuleOptimizer):
         """Returns the gain to start from."""
         return {"gain": self.start_gain}
 
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, its variance w v, the noise v, and the drift for which w is the best gain: v w²/(1-w)."""
+        mean, variance = state["mean"], state["deviation"].square()
+        gain = torch.clamp(state["gain"], min=1.0 / step).to(mean).expand_as(mean).clone()
+        if not isinstance(step, Tensor) and step < 2:  # one gradient shows no noise
+            return Belief(mean, gain=gain)
+        drift = variance * torch.where(gain < 1, gain.square() / (1 - gain), 0.0)
+        return Belief(mean, gain * variance, variance, drift, gain / (2 - gain) * variance, gain)
+
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Returns the rule, with or without a look ahead."""
         return adaptive_vsgd_nesterov if group["nesterov"] else adaptive_vsgd
-
-    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
-        """Returns m, σ² of Eq. 16, and the variances that v amounts to with the gain as it is now."""
-        if not isinstance(step, Tensor) and step == 1:
-            return Belief(state["mean"])  # a single gradient shows no variance
-        gain = torch.maximum(state["gain"], torch.as_tensor(1.0 / step).to(state["gain"]))
-        observation_var = state["deviation"].square()
-        return filtered(state["mean"], observation_var * (gain / (1 - gain)), observation_var)

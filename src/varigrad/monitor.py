@@ -37,7 +37,8 @@ class NoiseMonitor:
       4.6 % where the noise is normal;
     - `effective_lr`, the length of the step over that of the mean (of the gradient, where no mean is kept), weight
       decay included;
-    - `systematic` and `observation`, the sums of these two variances as the optimizer believes in them.
+    - `systematic` and `observation`, the sums of these two variances as the optimizer believes in them;
+    - `gain`, the mean over the weights of the gain that the optimizer has learned: its momentum is one minus that.
 
     Signal and noise come from the variance inside the mini-batch, where `p.grad_variance` says it: both are unbiased
     at the weights as they are. Otherwise they come from the gradients g and g' of two steps in a row: noise ‖g - g'‖²/2
@@ -50,7 +51,7 @@ class NoiseMonitor:
     What cannot be measured or written is told in one warning, and training goes on.
 
     Args:
-        optimizer: Any optimizer; those that `belief_of` does not read lack `certain`, `systematic` and `observation`.
+        optimizer: Any optimizer; those that `belief_of` does not read lack `certain` and what follows `effective_lr`.
         model: The model; names the layers.
         every: Steps from one look to the next, at least 2.
         batch_size: Samples behind one step, on all workers; turns ratios into noise scales. None if unknown.
@@ -235,7 +236,8 @@ class NoiseMonitor:
         certain = _stacked([_certain(belief, noise) for belief in beliefs])
         systematic = _stacked([_total(belief.systematic_variance, noise) for belief in beliefs])
         observation = _stacked([_total(belief.observation_variance, noise) for belief in beliefs])
-        return [signal, noise, moved, along, certain, systematic, observation]
+        gain = _stacked([_total(belief.gain, noise) for belief in beliefs])
+        return [signal, noise, moved, along, certain, systematic, observation, gain]
 
     def _inverse_scale(self) -> Tensor | None:
         """What gradients are to be multiplied by where a GradScaler has left them scaled for the time of the step."""
@@ -287,7 +289,7 @@ class _Pending:
             self.event.synchronize()
         sums: dict[str, list[float]] = {}
         for name, size, row in zip(self.names, self.sizes, self.host.double().tolist(), strict=True):
-            total = sums.setdefault(name, [0.0] * 8)
+            total = sums.setdefault(name, [0.0] * (1 + len(row)))
             for index, value in enumerate((size, *row)):
                 total[index] += value
         layers = {name: _finish(total) for name, total in sums.items()}
@@ -295,9 +297,10 @@ class _Pending:
 
 
 def _finish(total: list[float]) -> Mapping[str, float]:
-    weights, signal, noise, moved, along, certain, systematic, observation = total
+    weights, signal, noise, moved, along, certain, systematic, observation, gain = total
     effective = (moved / along) ** 0.5 if along > 0 else float("nan")
-    values = (weights, signal, noise, certain / weights if weights else 0.0, effective, systematic, observation)
+    shares = [total / weights if weights else 0.0 for total in (certain, gain)]
+    values = (weights, signal, noise, shares[0], effective, systematic, observation, shares[1])
     return dict(zip(COLUMNS, values, strict=True))
 
 

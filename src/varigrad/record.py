@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["COLUMNS", "NoiseRecord"]
 
-COLUMNS = ("weights", "signal", "noise", "certain", "effective_lr", "systematic", "observation")
+COLUMNS = ("weights", "signal", "noise", "certain", "effective_lr", "systematic", "observation", "gain")
 """The figures of a layer; what is unknown is NaN."""
 
 
@@ -22,7 +22,7 @@ class NoiseRecord:
         optimizer: The name of the optimizer's class.
         batch_size: Samples behind one step, or None.
         layers: The figures of each layer by its name: `weights` (how many), `signal`, `noise`, `certain`,
-            `effective_lr`, `systematic` and `observation`, as `NoiseMonitor` explains them.
+            `effective_lr`, `systematic`, `observation` and `gain`, as `NoiseMonitor` explains them.
 
     Example:
         >>> from varigrad.record import NoiseRecord

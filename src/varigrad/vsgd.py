@@ -91,13 +91,13 @@ def filtered(mean: Tensor, systematic_var: Tensor, observation_var: Tensor, samp
     gain = systematic_var / (systematic_var + observation_var)
     posterior_var = gain * observation_var
     if samples is None:
-        return Belief(mean, posterior_var, None, systematic_var)
+        return Belief(mean, posterior_var, None, systematic_var, gain=gain)
     share = gain / (2 - gain)
     if samples == 1:
         variance = observation_var + systematic_var / 2
     else:
         variance = (systematic_var + observation_var) / (2 / (2 - gain) + (samples - 1))
-    return Belief(mean, posterior_var, variance, systematic_var, share * variance)
+    return Belief(mean, posterior_var, variance, systematic_var, share * variance, gain)
 
 
 class VSGD(RuleOptimizer):

@@ -36,7 +36,7 @@ def records(looks: int, rows: Rows, spread: float = 0.1, batch: float | None = 3
         for name, (signal, noise) in rows.items():
             seen = signal + (-1) ** number * spread * noise
             figures = {"weights": 100.0, "signal": seen, "noise": noise, "certain": 0.25}
-            layers[name] = {**figures, "effective_lr": 0.1, "systematic": 1.0, "observation": 4.0}
+            layers[name] = {**figures, "effective_lr": 0.1, "systematic": 1.0, "observation": 4.0, "gain": 0.2}
         made.append(NoiseRecord(250 * number, source, "VSGD", batch, layers))
     return made
 
@@ -99,7 +99,15 @@ def test_the_interval_holds_the_truth_19_times_out_of_20() -> None:
     rng = np.random.default_rng(1)
     inside = 0
     for _ in range(400):
-        rows = {"weights": 1.0, "noise": 4.0, "certain": 0.0, "effective_lr": 0.0, "systematic": 0.0, "observation": 1}
+        rows = {
+            "weights": 1.0,
+            "noise": 4.0,
+            "certain": 0.0,
+            "effective_lr": 0.0,
+            "systematic": 0.0,
+            "observation": 1,
+            "gain": 0.0,
+        }
         layers = [{**rows, "signal": 1.0 + rng.standard_normal()} for _ in range(60)]
         made = [NoiseRecord(n, "pair", "SGD", 1, {"a": row}) for n, row in enumerate(layers, 1)]
         low, high = findings(made).whole.interval

@@ -36,6 +36,8 @@ class Belief:
         mean_noise: The part of the observation variance that is left in `mean`, as if the true gradient stood still:
             Σ mean² exceeds the sum of the squared true gradient by the sum of these. For VSGD it is w/(2-w) of the
             observation variance, and below `variance`, which allows for drift as well.
+        gain: How far the mean goes towards a new gradient, where that is learned: 0 keeps the mean, 1 takes the
+            gradient for it. `AdaptiveVSGD` has one for each tensor.
 
     Example:
         >>> import torch, varigrad
@@ -56,6 +58,7 @@ class Belief:
     observation_variance: Tensor | None = None
     systematic_variance: Tensor | None = None
     mean_noise: Tensor | None = None
+    gain: Tensor | None = None
 
     @property
     def snr(self) -> Tensor | None:

@@ -87,6 +87,7 @@ class Layer:
         certain: Share of weights whose sign is certain; NaN if unknown.
         effective_lr: Length of a step over that of the mean gradient.
         systematic: Systematic over observation variance, as the optimizer believes; NaN if unknown.
+        gain: The mean of the learned gains; NaN if none is learned.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Layer:
     certain: float
     effective_lr: float
     systematic: float
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -174,4 +176,5 @@ def _layer(records: Sequence[NoiseRecord], name: str) -> Layer:
         certain=mean("certain"),
         effective_lr=mean("effective_lr"),
         systematic=mean("systematic") / observation if observation > 0 else math.nan,
+        gain=mean("gain"),
     )

@@ -46,6 +46,7 @@ def page(found: Findings, title: str, provenance: Mapping[str, str]) -> str:
             "-" if math.isnan(layer.certain) else f"{100 * layer.certain:.0f} %",
             number(layer.effective_lr),
             number(layer.systematic),
+            number(layer.gain),
         )
         for layer in found.layers
     ]
