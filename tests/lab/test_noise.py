@@ -66,6 +66,20 @@ def test_what_the_monitor_wrote_is_read_back(tmp_path: Path) -> None:
     assert read(tmp_path)[0].layers["a.b"]["signal"] > 3
 
 
+def test_a_figure_that_an_older_version_did_not_write_is_unknown(tmp_path: Path) -> None:
+    writer = JSONLines(tmp_path)
+    writer.write(records(1, {"a": (1.0, 4.0)})[0])
+    writer.close()
+    line = json.loads(writer.path.read_text())
+    del line["layers"]["a"]["certain"]
+    writer.path.write_text(json.dumps(line) + "\n")
+    assert math.isnan(read(tmp_path)[0].layers["a"]["certain"])
+    del line["layers"]["a"]["signal"]
+    writer.path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(LabError, match="not what a NoiseMonitor writes"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

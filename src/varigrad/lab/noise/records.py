@@ -50,10 +50,13 @@ def read(run: Path) -> list[NoiseRecord]:
 
 
 def _record(line: dict[str, Any]) -> NoiseRecord:
-    layers = {
-        str(layer): {name: math.nan if row[name] is None else float(row[name]) for name in COLUMNS}
-        for layer, row in line["layers"].items()
-    }
+    layers = {str(layer): _figures(row) for layer, row in line["layers"].items()}
     batch_size = line["batch_size"]
     size = None if batch_size is None else float(batch_size)
     return NoiseRecord(int(line["step"]), str(line["source"]), str(line["optimizer"]), size, layers)
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    """The figures of a layer; one that an older version did not write is unknown, but for those all rests on."""
+    figures = {name: math.nan if row.get(name) is None else float(row[name]) for name in COLUMNS}
+    return figures | {name: math.nan if row[name] is None else float(row[name]) for name in ("signal", "noise")}
