@@ -100,3 +100,20 @@ def test_the_tables_of_adaptive_vsgd_are_those_of_its_runs():
     base = runs.pop("")
     for line, loss in zip(tables[-1], runs.values(), strict=True):
         assert line.endswith(f"| {loss:.4f} | {loss - base:+.4f} |")
+
+
+REPRODUCTIONS = sorted((ROOT / "results" / "reproduce").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
+def test_the_page_counts_the_verdicts_of_each_reproduction(path):
+    record = json.loads(path.read_text("utf-8"))
+    assert path.stem == f"{record['item'].replace('/', '-')}-{record['scale']}"
+    assert "--out results/reproduce" in record["provenance"]["command"]
+    page = (ROOT / "docs" / "reproducing.md").read_text("utf-8")
+    (line,) = re.findall(rf"^\| `{record['item']}` \| {record['scale']} \|(.*)\|$", page, re.MULTILINE)
+    verdicts = [row["verdict"] for row in record["rows"]]
+    kinds = ("reproduced", "within noise", "not reproduced", "not run")
+    assert [cell.strip() for cell in line.split("|")] == [
+        str(sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds
+    ]

@@ -2,8 +2,11 @@
 
 from .adabayes import AdaBayes, AdaBayesFP
 from .adaptive import AdaptiveVSGD
+from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
+from .monitor import NoiseMonitor
+from .noise import NoiseScale, noise_scale
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .variance import GradientVariance, gradient_variance
@@ -29,6 +32,11 @@ __all__ = [
     "param_groups",
     "step_in_backward",
     "convert_state",
+    "Belief",
+    "belief_of",
+    "NoiseScale",
+    "noise_scale",
+    "NoiseMonitor",
     "GradientVariance",
     "gradient_variance",
     "__version__",

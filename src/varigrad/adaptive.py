@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
@@ -175,6 +176,15 @@ class AdaptiveVSGD(RuleOptimizer):
     def start(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Returns the gain to start from."""
         return {"gain": self.start_gain}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, its variance w v, the noise v, and the drift for which w is the best gain: v w²/(1-w)."""
+        mean, variance = state["mean"], state["deviation"].square()
+        gain = torch.clamp(state["gain"], min=1.0 / step).to(mean).expand_as(mean).clone()
+        if not isinstance(step, Tensor) and step < 2:  # one gradient shows no noise
+            return Belief(mean, gain=gain)
+        drift = variance * torch.where(gain < 1, gain.square() / (1 - gain), 0.0)
+        return Belief(mean, gain * variance, variance, drift, gain / (2 - gain) * variance, gain)
 
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Returns the rule, with or without a look ahead."""

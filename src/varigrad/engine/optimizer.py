@@ -20,6 +20,7 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
+from .belief import Belief, believed
 from .bucket import buckets, note, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
 from .groups import CYCLED, FLAGS, SHARED, check, cycled, name_of, place, refuse_tensors, refuse_unknown
@@ -99,6 +100,45 @@ class RuleOptimizer(torch.optim.Optimizer):
             name: Returns what to call the parameter in an error.
         """
         return {}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns what the method believes about the gradient that it descends along, as far as its model goes.
+
+        Args:
+            group: The hyperparameters, at the parameter's last step.
+            step: The number of that step, from 1.
+            state: The state, statistics and memory it has left, as real tensors in the width computed in.
+            param: The parameter.
+        """
+        return Belief()
+
+    # ---------------------------------------------------------------- beliefs
+
+    def belief(self, param: Tensor) -> Belief:
+        """Returns what this optimizer believes about the gradient of a parameter, as of its last step.
+
+        Args:
+            param: A parameter of this optimizer that has been stepped.
+
+        Returns:
+            Estimate of the true gradient, its uncertainty, noise and drift, each shaped like the parameter, or None
+            where this method has no such notion. Which it has is in `docs/beliefs.md`.
+
+        Raises:
+            TypeError: If `param` is no tensor.
+            ValueError: If it is not a parameter of this optimizer.
+            RuntimeError: If it has not been stepped yet.
+
+        Example:
+            >>> import torch, varigrad
+            >>> weight = torch.ones(3, requires_grad=True)
+            >>> optimizer = varigrad.VSGD([weight])
+            >>> weight.square().sum().backward()
+            >>> optimizer.step()
+            >>> bool((optimizer.belief(weight).variance > 0).all())
+            True
+        """
+        return believed(self, param)
 
     # ---------------------------------------------------------------- parameter groups
 
