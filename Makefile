@@ -2,9 +2,10 @@
 #
 #     make demo     watch VSGD, ConstantVSGD, AdamW and SGD train the same network on real data
 #     make test     run the tests
+#     make docs     build the documentation: site/index.html, which opens without a server and a network
 #
-# `make lint types doctest timm` are what CI checks besides; `make kernels` compiles the rules again after a change to one;
-# `make clean` starts over.
+# `make lint types doctest timm` are what CI checks besides; `make docs-serve` shows the documentation while you write it;
+# `make kernels` compiles the rules again after a change to one; `make clean` starts over.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready
 RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py src/varigrad/engine/storage.c src/varigrad/engine/trace.py src/varigrad/engine/rule.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow timm kernels lint types doctest clean
+.PHONY: help demo test docs docs-serve slow timm kernels lint types doctest clean
 
 help:
 	@sed -n 's/^#     /  /p' Makefile
@@ -51,7 +52,16 @@ slow: $(READY)
 # other package that finds such a torchvision can be imported.
 timm: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target build/timm timm torchvision
-	PYTHONPATH=build/timm $(BIN)/python -m pytest --quiet tests/integrations/test_timm.py tests/integrations/test_examples.py tests/docs
+	PYTHONPATH=build/timm $(BIN)/python -m pytest --quiet tests/integrations/test_timm.py tests/integrations/test_examples.py tests/docs/test_pages.py
+
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet
+	@echo "Wrote site/index.html"
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -64,4 +74,4 @@ doctest: $(READY)
 	$(BIN)/python -m pytest --quiet --doctest-modules src
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) build dist demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

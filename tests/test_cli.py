@@ -377,3 +377,20 @@ def test_without_the_lab_extra(tmp_path: Path) -> None:
     process = start("list", cwd=tmp_path, code=without_typer)
     assert process.returncode == 2
     assert process.stderr == "varigrad: error: the command line needs the lab extra: pip install 'varigrad[lab]'\n"
+
+
+COMMANDS = sorted(command.name for command in app.registered_commands)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_reads_like_a_manual_page(command: str | None) -> None:
+    """Examples of the command, lines that fit a terminal of 80 columns, and no type where nothing is typed."""
+    arguments = [command, "--help"] if command else ["--help"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    _, found, examples = text.partition("Examples")
+    assert found
+    assert re.search(rf"^ +varigrad {command or 'compare'}\b", examples, re.MULTILINE)
+    assert "<bool>" not in text
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())

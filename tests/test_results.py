@@ -1,5 +1,6 @@
 """The figures that a docstring quotes are those of the runs that are kept under results/."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -117,3 +118,49 @@ def test_the_page_counts_the_verdicts_of_each_reproduction(path):
     assert [cell.strip() for cell in line.split("|")] == [
         str(sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds
     ]
+
+
+def tables():
+    """The program that makes the tables of README.md and docs/results.md."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_tables_are_those_of_the_results(page):
+    text = (ROOT / page).read_text("utf-8")
+    assert "<!-- table: " in text
+    assert tables().renewed(text) == text, "run python benchmarks/tables.py"
+
+
+def test_the_results_page_shows_every_study_with_its_commands():
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    for folder in (ROOT / "results").iterdir():
+        assert f"<!-- table: commands {folder.name} -->" in page
+
+
+def test_a_loss_of_another_scale_costs_what_the_page_says():
+    """One row, from the runs themselves: VSGD on the digits, the loss times 100, the rate as it was."""
+    runs = json.loads((ROOT / "results" / "loss-scale" / "digits.json").read_text("utf-8"))["runs"]
+    accuracies = {
+        (run["lr"], run["factor"], run["seed"]): run["test_accuracy"]
+        for run in runs
+        if run["optimizer"] == "vsgd" and run["seed"] < 10
+    }
+    gaps = (
+        100 * torch.tensor([accuracies[0.03, 100.0, seed] - accuracies[0.03, 1.0, seed] for seed in range(10)]).double()
+    )
+    half = 2.2621572 * gaps.std() / 10**0.5
+    (row,) = (line for line in tables().loss_scale("digits").splitlines() if line.startswith("| VSGD "))
+    assert row.endswith(f"{gaps.mean():+.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.2f} |")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_is_of_the_results_that_are_kept(theme):
+    """It names its command and holds a digest of the record that it was drawn from."""
+    picture = ROOT / "docs" / "assets" / f"comparison-{theme}.svg"
+    assert picture.stat().st_size < 200_000
+    record, digest = re.search(r"picture\.py (\S+) \S+; sha256 (\w{64})", picture.read_text("utf-8")).groups()
+    assert hashlib.sha256((ROOT / record).read_bytes()).hexdigest() == digest

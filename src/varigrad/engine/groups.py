@@ -11,16 +11,8 @@ from torch import Tensor
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 
 __all__ = [
-    "CYCLED",
-    "FLAGS",
-    "SHARED",
-    "check",
-    "cycled",
-    "group_of",
-    "name_of",
-    "place",
-    "refuse_tensors",
-    "refuse_unknown",
+    *("CYCLED", "FLAGS", "SHARED", "check", "cycled", "group_of"),
+    *("known_flags", "name_of", "place", "refuse_tensors", "refuse_unknown"),
 ]
 
 SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
@@ -89,6 +81,14 @@ def refuse_unknown(name: str, known: Collection[str], group: Mapping[str, Any], 
                 f"parameter group {index} has the key {key!r}, which {name} does not know: it takes "
                 f"{', '.join(known)}; a note of your own can be added to optimizer.param_groups afterwards"
             )
+
+
+def known_flags(name: str, flags: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the flags; raises TypeError if one of them is none."""
+    for key in flags:
+        if key not in FLAGS:
+            raise TypeError(f"{name} does not take the argument {key!r}; besides its own it takes {', '.join(FLAGS)}")
+    return flags
 
 
 def place(index: int | None) -> str:

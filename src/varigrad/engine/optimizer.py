@@ -23,7 +23,7 @@ from . import triton_way
 from .belief import Belief, believed
 from .bucket import buckets, note, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
-from .groups import CYCLED, FLAGS, SHARED, check, cycled, name_of, place, refuse_tensors, refuse_unknown
+from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, name_of, place, refuse_tensors, refuse_unknown
 from .hyperparameters import Accepts
 from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
@@ -45,11 +45,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups.
-        arguments: The constructor's arguments by name, every hyperparameter among them, and what flags it offers; a
-            subclass's constructor hands over its `locals()`.
+        arguments: The constructor's arguments by name, every hyperparameter among them, and what flags it offers, one
+            by one or together as `flags`; a subclass's constructor hands over its `locals()`.
 
     Raises:
-        TypeError: If a hyperparameter or flag has the wrong type, or a group has a key that nothing knows.
+        TypeError: If a hyperparameter or flag has the wrong type or is not known, or a group has a key that nothing
+            knows.
         ValueError: If a hyperparameter is out of range in the defaults or in a group, or `params` is empty.
         RuntimeError: If flags exclude each other.
     """
@@ -58,6 +59,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     accepts: ClassVar[Mapping[str, Accepts]]
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
+        arguments = {**arguments, **known_flags(type(self).__name__, arguments.get("flags", {}))}
         defaults = {name: arguments[name] for name in (*SHARED, *self.accepts)}
         defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
         if "beta" in defaults:
