@@ -128,8 +128,8 @@ def note(targets: list[Tensor], values: list[Tensor] | Tensor) -> None:
 
     Args:
         targets: Where to.
-        values: The numbers, as tensors or as the entries of one. A thousand tensors made of it at every step would
-            have Python search the whole program for garbage, which takes longer than the step.
+        values: The numbers, as tensors, or as the entries of one, which the host may then wait for. A thousand tensors
+            made of that at every step would have Python search the whole program for garbage.
     """
     if isinstance(values, Tensor) and values.device.type == "cpu" and not torch.compiler.is_compiling():
         for target, value in zip(targets, values.tolist(), strict=True):

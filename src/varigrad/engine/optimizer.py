@@ -452,7 +452,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for state, value in zip(states, values[name].unbind(), strict=True):
                     state[name] = value.to(state[name].dtype)
             elif name in values:
-                note([state[name] for state in states], values[name])
+                new = values[name] if count is not None else list(values[name].unbind())
+                note([state[name] for state in states], new)
         wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
         on_host = count is not None and not group["differentiable"]
         return {name: _each(value, states, on_host) for name, value in wanted.items()}
