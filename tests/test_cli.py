@@ -10,18 +10,30 @@ from typer.testing import CliRunner, Result
 
 from varigrad import __version__
 from varigrad.cli import app
-from varigrad.lab import grid
+from varigrad.lab.engines import execute
 from varigrad.lab.optimizers import OPTIMIZERS
 from varigrad.lab.tasks import TASKS
 
 from .lab.made_data import cifar10_folder, mnist_folder, names
 
-QUICK = ["compare", "--optimizers", "vsgd,sgd", "--lr", "0.01,0.03", "--steps", "8", "--seeds", "2"]
+QUICK = [
+    "compare",
+    "--workers",
+    "1",
+    *("--optimizers", "vsgd,sgd"),
+    "--lr",
+    "0.01,0.03",
+    "--steps",
+    "8",
+    "--seeds",
+    "2",
+]
 
 
 @pytest.fixture(autouse=True)
-def _no_data_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.delenv("VARIGRAD_DATA", raising=False)
+    monkeypatch.setenv("VARIGRAD_STORE", str(tmp_path_factory.mktemp("store")))
 
 
 def invoke(*arguments: object) -> Result:
@@ -46,13 +58,13 @@ def test_compare_shows_a_table_and_writes_everything(tmp_path: Path) -> None:
     assert "Highest test accuracy: " in result.stdout
     assert re.search(r"^sgd: best lr 0.0[13], test accuracy .* \(4 runs, \d+ s\)$", result.stderr, re.MULTILINE)
     out = tmp_path / "deep" / "out"
-    assert names(out) == ["comparison.json", "curves.png", "learning-rates.png", "report.html"]
+    assert {"comparison.json", "curves.png", "learning-rates.png", "report.html", "table.tex"} <= set(names(out))
     assert (tmp_path / "result.json").read_bytes() == (out / "comparison.json").read_bytes()
     for path in (*out.iterdir(), tmp_path / "result.json"):
         assert f"Wrote {path}\n" in result.stdout
 
 
-TIMES = {"optimizer_ms_per_step", "steps_per_second", "provenance"}
+TIMES = {"optimizer_ms_per_step", "steps_per_second", "seconds", "provenance"}
 
 
 def without_times(value: object) -> object:
@@ -64,7 +76,7 @@ def without_times(value: object) -> object:
 def test_the_same_command_gives_the_same_record_but_for_times(tmp_path: Path) -> None:
     records = []
     for name in ("first.json", "second.json"):
-        assert invoke(*QUICK, "--json", tmp_path / name).exit_code == 0
+        assert invoke(*QUICK, "--store", tmp_path / name[:5], "--json", tmp_path / name).exit_code == 0
         records.append(json.loads((tmp_path / name).read_text()))
     assert records[0] != records[1]
     assert without_times(records[0]) == without_times(records[1])
@@ -87,7 +99,7 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, cifar10-cnn)"),
+        (["--task", "digit"], "unknown task 'digit': did you mean 'digits'? (known: digits, mnist-mlp, mnist-mlp4, "),
         (["--optimizers", "vsgd,adamv"], "unknown optimizer 'adamv': did you mean 'adam"),
         (["--optimizers", ","], "--optimizers ',': no names"),
         (["--optimizers", "sgd,sgd"], "--optimizers sgd,sgd: sgd stands there twice"),
@@ -108,7 +120,10 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
         (["--steps", "many"], "--steps 'many' is not a whole number"),
         (["--weight-decay", "-1"], "--weight-decay -1 is out of range"),
         (["--weight-decay", "nan"], "--weight-decay nan is out of range"),
-        (["--schedule", "linear"], "--schedule 'linear' does not exist (accepted: cosine, constant, paper)"),
+        (
+            ["--schedule", "linear"],
+            "--schedule 'linear' does not exist (accepted: cosine, constant, onecycle, paper, or",
+        ),
         (["--device", "abacus"], "device 'abacus' is not available here (accepted: auto, cpu"),
         (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
         (["--threads", "0"], "--threads 0 is out of range (accepted: a whole number from 1 to 1024)"),
@@ -121,7 +136,7 @@ def test_options_reach_the_runs(tmp_path: Path) -> None:
 def test_bad_input_is_one_line_before_training(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(grid, "train", lambda *args: pytest.fail("training has started"))
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
     monkeypatch.chdir(tmp_path)
     assert message in refused("compare", *arguments, "--out", "out", "--json", "result.json")
     assert names(tmp_path) == []
@@ -136,7 +151,7 @@ def test_unknown_command() -> None:
 
 
 def test_bad_paths_are_one_line_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "train", lambda *args: pytest.fail("training has started"))
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
     (tmp_path / "file").write_text("kept")
     assert "does not exist" in refused("compare", "--json", tmp_path / "missing" / "result.json")
     assert "not a regular file" in refused("compare", "--json", tmp_path)
@@ -167,7 +182,18 @@ def test_folders_without_data_and_damaged_files(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("task", "made"), [("mnist-mlp", mnist_folder), ("cifar10-cnn", cifar10_folder)])
 def test_tasks_on_a_folder(task: str, made, tmp_path: Path) -> None:
-    arguments = ["--task", task, "--data-dir", made(tmp_path), "--threads", "1", "--optimizers", "vsgd"]
+    arguments = [
+        "--task",
+        task,
+        "--data-dir",
+        made(tmp_path),
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+        "--optimizers",
+        "vsgd",
+    ]
     result = invoke("compare", *arguments, "--lr", "0.01", "--steps", "2", "--seeds", "1")
     assert result.exit_code == 0, result.output
     assert "a single seed" in result.stdout
@@ -175,7 +201,21 @@ def test_tasks_on_a_folder(task: str, made, tmp_path: Path) -> None:
 
 def test_a_diverging_rate_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    result = invoke("compare", "--optimizers", "sgd", "--lr", "1e9", "--steps", "20", "--seeds", "2", "--json", file)
+    result = invoke(
+        "compare",
+        "--workers",
+        "1",
+        "--optimizers",
+        "sgd",
+        "--lr",
+        "1e9",
+        "--steps",
+        "20",
+        "--seeds",
+        "2",
+        "--json",
+        file,
+    )
     assert result.exit_code == 0, result.output
     assert "sgd: 2 of 2 runs diverged" in result.stdout
     assert json.loads(file.read_text())["optimizers"][0]["test_loss"] == {"mean": None, "std": None}
@@ -185,11 +225,111 @@ def test_interruption_is_one_line_and_writes_nothing(tmp_path: Path, monkeypatch
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(grid, "train", interrupt)
-    result = invoke("compare", "--out", tmp_path / "out", "--json", tmp_path / "result.json")
+    monkeypatch.setattr(execute, "train", interrupt)
+    result = invoke("compare", "--workers", "1", "--out", tmp_path / "out", "--json", tmp_path / "result.json")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[1:] == ["varigrad: interrupted"]
     assert names(tmp_path) == []
+
+
+def test_compare_goes_on_and_makes_no_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, left = execute.train, [3]
+
+    def three_times(*arguments: object) -> object:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return train(*arguments)
+
+    monkeypatch.setattr(execute, "train", three_times)
+    store, file = tmp_path / "store", tmp_path / "result.json"
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 130
+    assert not file.exists()
+    listed = invoke("runs", "--store", store).stdout
+    assert listed.count(" done ") == 3
+    assert "4 runs in " in listed
+    left[0] = 5
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 0
+    assert left == [0]
+    first = file.read_bytes()
+    assert invoke(*QUICK, "--store", store, "--json", file).exit_code == 0
+    assert json.loads(file.read_bytes())["optimizers"] == json.loads(first)["optimizers"]  # times and all
+
+
+def test_runs_are_listed_filtered_and_removed(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert invoke(*QUICK, "--store", store).exit_code == 0
+
+    def runs(*arguments: object) -> list[list[str]]:
+        result = invoke("runs", "--store", store, *arguments)
+        assert result.exit_code == 0, result.output
+        return [line.split() for line in result.stdout.splitlines() if " digits " in line]
+
+    every = runs()
+    assert len(every) == 8
+    assert every == sorted(every, key=lambda line: (line[2], float(line[3]), int(line[5])))
+    key, task, optimizer, lr, decay, seed, steps, status, accuracy = every[0]
+    assert (task, optimizer, lr, decay, seed, steps, status) == ("digits", "sgd", "0.01", "0", "0", "8", "done")
+    assert accuracy.endswith("%")
+    assert [line[0] for line in runs(key[:6])] == [key]
+    assert len(runs("--optimizer", "vsgd")) == 4
+    assert runs("--status", "failed") == runs("--task", "mnist-mlp") == []
+    declined = CliRunner().invoke(app, ["runs", "--store", str(store), "--remove"], input="n\n")
+    assert declined.exit_code == 130
+    assert len(runs()) == 8
+    assert len(runs("--optimizer", "sgd", "--remove", "--yes")) == 4
+    assert [line[2] for line in runs()] == ["vsgd"] * 4
+    damaged = next(path for path in (store / "runs").iterdir()) / "result.json"
+    damaged.write_text("")
+    result = invoke("runs", "--store", store)
+    assert "3 runs in " in result.stdout
+    assert "1 damaged, set aside in " in " ".join(result.stdout.split())
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("a damaged run is set aside as ")
+
+
+def test_tune_scores_and_writes(tmp_path: Path) -> None:
+    arguments = ["tune", "--workers", "1", "--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2"]
+    result = invoke(*arguments, "--steps", "30", "--target", "0.2", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^sgd +lr [\d.]+\*? +\d", result.stdout, re.MULTILINE)
+    assert "2 trials each, chosen by validation loss; then 2 runs" in " ".join(result.stdout.split())
+    assert {"report.html", "scores.tex", "profile.svg", "tuning.json"} <= set(names(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "tuning.json").read_text())
+    assert [len(o["trials"]) for o in record["tasks"][0]["optimizers"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune", "--trials", "0"], "--trials 0 is out of range"),
+        (["tune", "--space", "decay"], "unknown axis 'decay'"),
+        (["tune", "--study", "-1"], "--study '-1' is not a whole number"),
+        (["tune", "--grid", "vsgd/tabel1"], "unknown grid 'vsgd/tabel1': did you mean 'vsgd/table1'"),
+        (["tune", "--grid", "vsgd/table1", "--optimizers", "svag"], "tried nothing with svag"),
+        (["tune", "--target", "97"], "--target 97 is out of range (accepted: a number above 0 and up to 1)"),
+        (["tune", "--task", "digits,digits"], "digits stands there twice"),
+        (["tune", "--task", ","], "--task ',': no names"),
+        (["tune", "--engine", "slurm"], "--engine 'slurm' does not exist"),
+        (["compare", "--workers", "some"], "--workers 'some' is not a whole number"),
+        (["runs", "--store", "nowhere"], "--store nowhere: no store there; varigrad compare makes one"),
+        (["runs", "--status", "lost"], "--status 'lost' does not exist (accepted: done, running"),
+    ],
+)
+def test_bad_input_to_what_uses_a_store(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*arguments)
+    assert names(tmp_path) == []
+
+
+def test_a_store_of_a_later_version_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "train", lambda *args: pytest.fail("training has started"))
+    (tmp_path / "store.json").write_text('{"format": "varigrad-store", "version": 99}')
+    for command in ("compare", "tune", "runs"):
+        assert "written by a later varigrad (store version 99;" in refused(command, "--store", tmp_path)
+    assert names(tmp_path) == ["store.json"]
 
 
 def test_list(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """PyTorch optimizers that treat the gradient as a noisy observation of a true one."""
 
 from .adabayes import AdaBayes, AdaBayesFP
+from .adaptive import AdaptiveVSGD
+from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
+from .monitor import NoiseMonitor
+from .noise import NoiseScale, noise_scale
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
 from .variance import GradientVariance, gradient_variance
@@ -14,6 +18,7 @@ from .weight_decay import param_groups
 __all__ = [
     "VSGD",
     "ConstantVSGD",
+    "AdaptiveVSGD",
     "AdaBayes",
     "AdaBayesFP",
     "SVAG",
@@ -27,6 +32,11 @@ __all__ = [
     "param_groups",
     "step_in_backward",
     "convert_state",
+    "Belief",
+    "belief_of",
+    "NoiseScale",
+    "noise_scale",
+    "NoiseMonitor",
     "GradientVariance",
     "gradient_variance",
     "__version__",

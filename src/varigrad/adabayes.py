@@ -10,20 +10,24 @@ ours.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Interval, OneOf, OrNone, Pair
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
 from .engine.rule import hypotenuse, minimum, rule, sqrt, where
+from .engine.storage import local, real, width
 from .sign import debiasing_weight
+from .svag import averaged
 
 __all__ = ["AdaBayes", "AdaBayesFP"]
 
@@ -200,6 +204,63 @@ class AdaBayes(BayesianFilter):
             "evidence": where(lr > 0, 1.0, 0.0),
         }
 
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns the moving average, of the gradient of the mean loss; the filter's variance is that of the weight."""
+        return Belief(state["mean"] / group["batch_size"])
+
+    @contextlib.contextmanager
+    def sampled_params(self, generator: torch.Generator | None = None) -> Iterator[None]:
+        r"""A context in which the weights are drawn from the filter's posterior, N(θ, σ_post²) of Eq. 16 and 18.
+
+        Predictions averaged over several draws say how uncertain the filter is of the weights. At the end of the
+        context the weights are again what they were, to the bit, also after an exception; what was changed inside is
+        lost. The posterior is that of a weight given all others, after the few batches that the filter remembers: its
+        draws are wider than those of a posterior given all data. `docs/adabayes.md` has what they did to calibration.
+        Parameters that have not been stepped at a learning rate above zero are left as they are.
+
+        Args:
+            generator: Where the draws come from, on the weights' device; None for torch's own. Where processes keep
+                copies of the same weights, each needs one with the same seed.
+
+        Raises:
+            RuntimeError: If nothing has been stepped at a learning rate above zero yet.
+
+        Example:
+            >>> import torch, varigrad
+            >>> model = torch.nn.Linear(3, 1)
+            >>> optimizer = varigrad.AdaBayes(model.parameters(), lr=1e-3, batch_size=8)
+            >>> model(torch.ones(8, 3)).square().mean().backward()
+            >>> optimizer.step()
+            >>> outputs = []
+            >>> for draw in range(10):
+            ...     with optimizer.sampled_params(), torch.no_grad():
+            ...         outputs.append(model(torch.ones(1, 3)))
+            >>> bool(torch.stack(outputs).std() > 0)
+            True
+        """
+        kept: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if "posterior_var" not in self.state.get(param, ()):
+                        continue
+                    value = real(local(param, param))
+                    variance = real(local(self.state[param]["posterior_var"], param)).to(width(param.dtype))
+                    kept.append((value, value.clone()))
+                    noise = torch.randn(value.shape, generator=generator, dtype=variance.dtype, device=value.device)
+                    # A negative variance has not been set yet.
+                    value.copy_(value + variance.clamp(min=0.0).sqrt() * noise)
+        if not kept or all(torch.equal(value, before) for value, before in kept):
+            raise RuntimeError(
+                "AdaBayes has no posterior to draw weights from: take a step with a learning rate above zero first"
+            )
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for value, before in kept:
+                    value.copy_(before)
+
 
 class AdaBayesFP(BayesianFilter):
     r"""AdaBayes at its fixed point: the posterior variance that a steady gradient would lead to, at every step.
@@ -288,3 +349,8 @@ class AdaBayesFP(BayesianFilter):
             "half_ratio": (group["reference_lr"] or 1.0) / (2.0 * group["sgd_lr"]),
             "eps": group["eps"] / group["batch_size"] ** 2,
         }
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, and the variances that v - m² amounts to: Balles and Hennig's Eq. 22 with β₁ in ρ."""
+        moving_variance = (state["mean_square"] - state["mean"].square()).clamp(min=0.0)
+        return averaged(state["mean"], moving_variance, group["betas"][0], step)

@@ -1,8 +1,7 @@
-"""The command line: `varigrad compare`, `varigrad list`, `varigrad bench` and `varigrad doctor`."""
+"""The command line: `varigrad compare`, `tune`, `reproduce`, `runs`, `list`, `bench`, `noise` and `doctor`."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,10 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from varigrad.commands import shared
+from varigrad.commands.reproduce import reproduce_command
+from varigrad.commands.runs import runs_command
+from varigrad.commands.tune import tune_command
 from varigrad.lab.errors import LabError
 from varigrad.version import __version__
 
@@ -89,8 +92,12 @@ def varigrad(
     """Compare optimizers that treat the gradient as a noisy observation with those that do not.
 
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
+    [bold]varigrad tune[/bold] tunes all with the same number of trials, and scores them.
+    [bold]varigrad runs[/bold] shows the runs that both keep, and removes them.
+    [bold]varigrad reproduce[/bold] makes the tables and figures of the papers again.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
     [bold]varigrad bench[/bold] times a step of each optimizer against torch's.
+    [bold]varigrad noise[/bold] shows how noisy a training run was, and whether its batch was right.
     [bold]varigrad doctor[/bold] tells what works on this machine, and how to mend what does not.
 
     [bold]Examples[/bold]
@@ -140,7 +147,7 @@ def list_command(
         [cyan]varigrad list --data-dir ~/data[/cyan]
     """
     from varigrad.lab.optimizers import OPTIMIZERS
-    from varigrad.lab.tasks import TASKS
+    from varigrad.lab.tasks import all_tasks
 
     console = Console(highlight=False)
 
@@ -151,7 +158,7 @@ def list_command(
             line = Text(f"  {name:<{names}}  {summary:<{summaries}}  ")
             console.print(line.append(remark, style="dim"), soft_wrap=True)
 
-    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in TASKS.values()])
+    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in all_tasks().values()])
     show("Optimizers", [(row.name, row.summary, row.source) for row in OPTIMIZERS.values()])
 
 
@@ -199,6 +206,10 @@ def compare_command(
             metavar="NAME",
         ),
     ] = "cosine",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Train through torch.compile: slower to start, faster after a minute."),
+    ] = False,
     device: Annotated[
         str,
         typer.Option(
@@ -218,18 +229,25 @@ def compare_command(
             metavar="FOLDER",
         ),
     ] = None,
+    store: Annotated[Path, shared.STORE] = shared.DEFAULT_STORE,
+    workers: Annotated[str | None, shared.WORKERS] = None,
+    engine: Annotated[str, shared.ENGINE] = "local",
     json: Annotated[
         Path | None, typer.Option("--json", help="Write everything that was measured as JSON.", metavar="FILE")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a page of HTML, the curves as PNG and the JSON into this directory.", metavar="DIR"),
+        typer.Option(
+            help="Write a page of HTML, pictures, tables and the JSON into this directory.",
+            metavar="DIR",
+        ),
     ] = None,
 ) -> None:
     """Train one network with several optimizers and compare them.
 
     Every optimizer gets the same initial weights, batches and number of learning rates.
     Its best rate is chosen on validation data; the results are measured on test data.
+    Every run is kept in the store: the same command goes on where it was ended, and makes no run twice.
 
     [bold]Examples[/bold]
 
@@ -249,6 +267,7 @@ def compare_command(
     # What follows needs PyTorch and the rest; `--help` and a mistyped option do not wait for them.
     from varigrad.lab import machine, options
     from varigrad.lab.display import Display
+    from varigrad.lab.engines import plan as carrying_out
     from varigrad.lab.grid import compare
     from varigrad.lab.report import outputs
     from varigrad.lab.report.reading import summary
@@ -265,30 +284,34 @@ def compare_command(
         weight_decay=options.parse_weight_decay(weight_decay),
         schedule=options.require_schedule(schedule),
         device=machine.find_device(device),
+        compiled=compiled,
     )
     if settings.schedule == "paper":
         rows = options.by_protocol(rows, chosen)
     thread_count = chosen.threads if threads is None else options.parse_count(threads, "--threads", 1024)
     outputs.require_writable(json, out)
-    folder = _data_folder(data_dir)
+    folder = shared.data_folder(data_dir)
+    plan = carrying_out.Plan.parse(engine, store, workers, thread_count, settings.device)
 
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
-    with machine.cpu_threads(thread_count):
-        runs = sum(len(rates or row.rates) for row in rows) * len(seed_list)
-        progress.print(f"{chosen.name}: {chosen.summary}; data {chosen.data.whereabouts(folder)}", soft_wrap=True)
+    with machine.cpu_threads(thread_count), Display(progress) as display:
+        display.say(f"{chosen.name}: {chosen.summary}; data {chosen.data.whereabouts(folder)}")
         data = chosen.data.load(folder).to(settings.device)
         origin = machine.provenance(shlex.join(["varigrad", *sys.argv[1:]]), settings.device)
-        with Display(progress, runs) as display:
-            comparison = compare(
-                chosen,
-                data,
-                rows,
-                seed_list,
-                settings,
-                rates,
-                on_progress=display.show_progress,
-                on_contender=display.show_contender,
-            )
+        comparison = compare(
+            chosen,
+            data,
+            rows,
+            seed_list,
+            settings,
+            rates,
+            on_progress=display.show_progress,
+            on_contender=display.show_contender,
+            on_plan=display.show_plan,
+            on_run=display.show_run,
+            engine=plan.engine(lambda task: data, folder, origin, display.say, {chosen.name: task}),
+        )
+    origin["runs at once"] = str(plan.workers)
     results.print()
     results.print(table(comparison, results.width))
     results.print()
@@ -373,6 +396,46 @@ def bench_command(
         run.bench(settings, shlex.join(["varigrad", *sys.argv[1:]]), progress, results, json, png)
 
 
+@app.command("noise")
+def noise_command(
+    run: Annotated[
+        Path, typer.Argument(help="The folder that a NoiseMonitor has written noise.jsonl into.", metavar="RUN_DIR")
+    ],
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page of HTML.", metavar="FILE")] = None,
+    columns: Annotated[
+        str, typer.Option(help="The most stretches that the run is cut into for the heat map.", metavar="N")
+    ] = "40",
+) -> None:
+    """Show how noisy a training run was: signal against noise per layer over time, and whether its batch was right.
+
+    The run needs a monitor: [cyan]varigrad.NoiseMonitor(optimizer, model, batch_size=32, writers=RUN_DIR)[/cyan].
+
+    [bold]Examples[/bold]
+
+        [cyan]varigrad noise runs/first[/cyan]
+
+        [cyan]varigrad noise runs/first --html noise.html[/cyan]
+    """
+    from varigrad.lab import options
+    from varigrad.lab.files import require_writable_file, write_text
+    from varigrad.lab.noise.display import display
+    from varigrad.lab.noise.findings import findings
+    from varigrad.lab.noise.records import read
+
+    most = options.parse_count(columns, "--columns", 1000)
+    if html is not None:
+        require_writable_file(html, "--html")
+    found = findings(read(run), most)
+    console = Console(highlight=False)
+    console.print(display(found, console.width))
+    if html is not None:
+        from varigrad.lab.noise.page import page
+
+        made = {"command": shlex.join(["varigrad", *sys.argv[1:]]), "varigrad": __version__}
+        write_text(html, page(found, run.resolve().name, made))
+        console.print(f"Wrote {html}", soft_wrap=True, markup=False)
+
+
 @app.command("doctor")
 def doctor_command(
     data_dir: Annotated[
@@ -406,8 +469,6 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _data_folder(given: Path | None) -> Path | None:
-    if given is not None and not given.is_dir():
-        raise LabError(f"--data-dir {given}: no such folder; give the folder that holds ylecun/mnist and the like")
-    from_environment = os.environ.get("VARIGRAD_DATA")
-    return given or (Path(from_environment) if from_environment else None)
+app.command("reproduce")(reproduce_command)
+app.command("tune")(tune_command)
+app.command("runs")(runs_command)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Interval
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
@@ -106,6 +107,10 @@ class MSGD(RuleOptimizer):
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the learning rate and the weight of the newest gradient."""
         return {"lr": group["lr"], "weight": debiasing_weight(group["beta"], step)}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns the moving average; it knows no variance."""
+        return Belief(state["mean"])
 
 
 class SSD(RuleOptimizer):
@@ -223,3 +228,7 @@ class MSSD(RuleOptimizer):
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the learning rate and the weight of the newest gradient."""
         return {"lr": group["lr"], "weight": debiasing_weight(group["beta"], step)}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns the moving average; it knows no variance."""
+        return Belief(state["mean"])

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .engine.batch_variance import batch_variance
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Interval, OneOf, SwitchOr
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
@@ -101,6 +102,24 @@ def averaging(beta: float, step: Scalar, momentum: bool) -> dict[str, Scalar]:
     return {"weight": weight, "variance_factor": numerator / (2.0 * beta * earlier)}
 
 
+def averaged(mean: Tensor, moving_variance: Tensor, beta: float, step: Scalar) -> Belief:
+    """Returns the belief of a debiased moving average m and the v - m² that goes with it.
+
+    Args:
+        mean: m, with decay β.
+        moving_variance: v - m², where v is any debiased average of squared gradients.
+        beta: β.
+        step: k, from 1.
+    """
+    if beta == 0.0 or (not isinstance(step, Tensor) and step == 1):
+        return Belief(mean)  # a single gradient shows no variance
+    if isinstance(step, Tensor):
+        moving_variance = torch.where(step > 1, moving_variance, torch.nan)
+    variance = averaging(beta, step, momentum=False)["variance_factor"] * moving_variance  # Eq. 22
+    mean_noise = averaging(beta, step, momentum=True)["variance_factor"] * moving_variance
+    return Belief(mean, mean_noise, variance, mean_noise=mean_noise)
+
+
 class SVAG(RuleOptimizer):
     r"""Stochastic variance-adapted gradient: SGD whose every coordinate is damped by its relative variance.
 
@@ -163,6 +182,10 @@ class SVAG(RuleOptimizer):
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the learning rate, the weight of the newest gradient and the factor 1 / (1-ρ) of Eq. 22."""
         return {"lr": group["lr"], **averaging(group["beta"], step, momentum=False)}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, ρ s and s of Eq. 21 and 22."""
+        return averaged(state["mean"], state["deviation"].square(), group["beta"], step)
 
 
 class MSVAG(RuleOptimizer):
@@ -255,6 +278,13 @@ class MSVAG(RuleOptimizer):
         variance, _ = batch_variance(param, "MSVAG(variance='batch')", name, least=2)
         return {"batch_variance": variance}
 
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, ρ s and s of Eq. 21 and 22 or, for `variance="batch"`, of Eq. 21 and 67."""
+        if group["variance"] == "stream":
+            return averaged(state["mean"], state["deviation"].square(), group["beta"], step)
+        mean_noise = self.scalars(step, group, {})["variance_factor"] * state["variance"]
+        return Belief(state["mean"], mean_noise, state["variance"], mean_noise=mean_noise)
+
 
 class AdamStar(RuleOptimizer):
     r"""Adam*, the variance-adapted sign of the moving average: Adam with one β and its variance estimate done right.
@@ -330,3 +360,7 @@ class AdamStar(RuleOptimizer):
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the learning rate, the weight of the newest gradient, and ρ/(1-ρ) or 1/(1-ρ)."""
         return {"lr": group["lr"], **averaging(group["beta"], step, momentum=group["momentum"] is not False)}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns m, ρ s and s of Eq. 21 and 22."""
+        return averaged(state["mean"], state["deviation"].square(), group["beta"], step)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .engine.batch_variance import batch_variance
+from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Interval, OneOf, Pair
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
@@ -73,6 +74,30 @@ def constant_vsgd(param, grad, mean, observation_var, *, lr, rho, prior_strength
     observation_var = (1 - rho) * observation_var + rho / (2 * shape) * noise_rate  # over Eq. 36
     param = param - lr * (mean / (sqrt(mean * mean + posterior_var) + eps))  # Eq. 38
     return param, mean, minimum(observation_var, LARGEST_VARIANCE)
+
+
+def filtered(mean: Tensor, systematic_var: Tensor, observation_var: Tensor, samples: int | None = 1) -> Belief:
+    """Returns the belief of a filter whose gain is w = v_g / (v_g + v_o), at rest.
+
+    The innovation ĝ - μ has 2/(2-w) of the variance R of ĝ, and v_g + v_o is its variance; with M samples it is that
+    and the variance (M-1) R inside the batch. The mean keeps w/(2-w) of R.
+
+    Args:
+        mean: μ.
+        systematic_var: v_g.
+        observation_var: v_o.
+        samples: M, where the variances are those of M single samples; None where that is not known.
+    """
+    gain = systematic_var / (systematic_var + observation_var)
+    posterior_var = gain * observation_var
+    if samples is None:
+        return Belief(mean, posterior_var, None, systematic_var, gain=gain)
+    share = gain / (2 - gain)
+    if samples == 1:
+        variance = observation_var + systematic_var / 2
+    else:
+        variance = (systematic_var + observation_var) / (2 / (2 - gain) + (samples - 1))
+    return Belief(mean, posterior_var, variance, systematic_var, share * variance, gain)
 
 
 class VSGD(RuleOptimizer):
@@ -202,6 +227,14 @@ class VSGD(RuleOptimizer):
         prior = group["prior_strength"] / (group["prior_strength"] + group["shape_offset"])
         return {"systematic_var": prior, "observation_var": group["variance_ratio"] * prior}
 
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns μ, σ² of Eq. 16, v_g, and the variance of the observed gradient that v_g and v_o amount to."""
+        if group["variance"] == "stream":
+            return filtered(state["mean"], state["systematic_var"], state["observation_var"])
+        return filtered(
+            state["mean"], state["systematic_var"], state["observation_var"], getattr(param, "grad_samples", None)
+        )
+
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Returns the rule, told to take the samples' spread for `variance="batch"`."""
         return vsgd.taking("spread") if group["variance"] == "batch" else vsgd
@@ -319,3 +352,7 @@ class ConstantVSGD(RuleOptimizer):
     def start(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Returns the prior's rate over its shape; the first step, where ρ = 1, replaces it wholly."""
         return {"observation_var": group["prior_strength"] / (group["prior_strength"] + group["shape_offset"])}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns μ, σ² of Eq. 35 and the variances, of which the systematic one is v / K by assumption."""
+        return filtered(state["mean"], state["observation_var"] / group["variance_ratio"], state["observation_var"])

@@ -84,6 +84,7 @@ ROWS = (
             "eps": UNBOUNDED,
         },
     ),
+    Row("AdaptiveVSGD", varigrad.AdaptiveVSGD, reference.adaptive_vsgd, ({}, {"nesterov": True})),
     Row(
         "AdaBayes",
         varigrad.AdaBayes,

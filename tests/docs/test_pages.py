@@ -17,7 +17,7 @@ SOURCE = Path(varigrad.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
 # Pages of prose, of tables, and of what is taken from elsewhere.
 WITHOUT_CODE = {"index.md", "results.md", "examples.md", "changelog.md", *(f"api/{page.name}" for page in PAGES)}
-PAPER_PAGES = [DOCS / f"{name}.md" for name in ("vsgd", "dissecting-adam", "adabayes", "virtual-gradients")]
+PAPER_PAGES = [DOCS / f"{name}.md" for name in ("vsgd", "adaptive", "dissecting-adam", "adabayes", "virtual-gradients")]
 TRAINERS = ("lightning", "transformers", "accelerate", "timm")
 OPTIMIZERS = {
     name: kind
@@ -177,7 +177,8 @@ def test_states_are_those_of_the_code(page):
                     takes_model = "model" in inspect.signature(kind).parameters
                     params = torch.nn.Linear(1, 1) if takes_model else [torch.zeros(1, requires_grad=True)]
                     optimizer = kind(params, **variant)
-                    kept |= set(optimizer.rule_for(optimizer.param_groups[0]).state)
+                    rule = optimizer.rule_for(optimizer.param_groups[0])
+                    kept |= {*rule.state, *rule.statistics, *rule.memory}
     assert said == kept
 
 

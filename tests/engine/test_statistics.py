@@ -154,21 +154,6 @@ def test_a_complex_tensors_statistics_are_its_pairs(flags):
     torch.testing.assert_close(torch.view_as_real(whole), pairs, rtol=1e-14, atol=0.0)
 
 
-class AskingTheHost(Learned):
-    """Returns plain numbers that differ between the tensors."""
-
-    def scalars(self, step, group, memory):
-        values = super().scalars(step, group, memory)
-        return {**values, "gain": values["gain"].item()}
-
-
-def test_plain_numbers_may_differ_between_tensors(flags):
-    params = parameters()
-    walk(AskingTheHost(params, **flags), params, range(STEPS))
-    for index, param in enumerate(params):
-        np.testing.assert_allclose(param.detach().numpy(), transcription(index)[0], rtol=1e-12, atol=1e-13)
-
-
 def test_a_rule_without_statistics_keeps_none(flags):
     param = torch.nn.Parameter(torch.ones(3))
     param.grad = torch.ones(3)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from varigrad.engine.rule import maximum, minimum, rule, sign, sqrt, where
+from varigrad.engine.rule import copysign, maximum, minimum, rule, sign, sqrt, where
 from varigrad.engine.trace import ELEMENT, NUMBER, TENSOR
 
 from . import toy_rules
@@ -92,6 +92,7 @@ def test_a_rule_runs_on_numbers():
 def test_the_functions_of_a_rule_on_numbers():
     assert [sign(-2.0), sign(0.0), sign(3.0)] == [-1.0, 0.0, 1.0]
     assert [sqrt(4.0), maximum(1.0, 2.0), minimum(1.0, 2.0)] == [2.0, 2.0, 1.0]
+    assert [copysign(2.0, -0.0), copysign(-2.0, 0.0)] == [-2.0, 2.0]
     assert [where(1.0 > 2.0, 3.0, 4.0), where(1.0 < 2.0, 3.0, 4.0)] == [4.0, 3.0]
 
 

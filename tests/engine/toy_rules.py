@@ -14,7 +14,7 @@ from torch import Tensor
 from varigrad.engine import foreach, fused, loop
 from varigrad.engine.hyperparameters import Accepts, Interval
 from varigrad.engine.optimizer import RuleOptimizer
-from varigrad.engine.rule import Rule, maximum, minimum, rule, sign, sqrt, where
+from varigrad.engine.rule import Rule, copysign, maximum, minimum, rule, sign, sqrt, where
 
 SCALARS = {"lr": 0.1, "beta": 0.9}
 
@@ -80,6 +80,11 @@ def choosing(param, grad, left, right, *, lr, beta):
 
 
 @rule(state=("left", "right"))
+def signing(param, grad, left, right, *, lr, beta):
+    return param - lr * copysign(grad, left), copysign(left, -right), beta * copysign(0.0 * right, grad)
+
+
+@rule(state=("left", "right"))
 def fused_products(param, grad, left, right, *, lr, beta):
     scaled = lr * (left * grad)
     quotient = left / (abs(right) + 1.0)
@@ -110,7 +115,7 @@ def learned(param, grad, mean, previous, *, lr, gain):
 
 WITHOUT_ROOT = (
     *(momentum, remembering, swapping, rotating, returned_twice, still, entangled, numbers_first, choosing),
-    *(fused_products, counting, weighted, weighted.taking("weight")),
+    *(signing, fused_products, counting, weighted, weighted.taking("weight")),
 )
 RULES = (*WITHOUT_ROOT, normalized)
 by_name = operator.attrgetter("name")

@@ -1,6 +1,7 @@
 from varigrad.lab.comparison import Contender
 from varigrad.lab.data import Digits
-from varigrad.lab.grid import Progress, compare
+from varigrad.lab.engines.jobs import Progress
+from varigrad.lab.grid import compare
 from varigrad.lab.optimizers import OPTIMIZERS
 from varigrad.lab.tasks import TASKS
 from varigrad.lab.training import Settings
@@ -27,18 +28,22 @@ def test_every_optimizer_every_rate_every_seed() -> None:
         assert tried == [(0.01, 0.01, 3), (0.01, 0.01, 1), (0.1, 0.1, 3), (0.1, 0.1, 1)]
     assert finished == list(comparison.contenders)
     assert comparison.rates == (0.01, 0.1)
-    assert [(p.run, p.runs, p.done) for p in progress[:3]] == [(1, 8, 0.5), (1, 8, 1.0), (2, 8, 1.5)]
-    assert (progress[-1].run, progress[-1].done) == (8, 8.0)
+    assert [(p.job.lr, p.job.seed, p.evaluation.step) for p in progress[:3]] == [
+        (0.01, 3, 1),
+        (0.01, 3, 2),
+        (0.01, 1, 1),
+    ]
+    assert len(progress) == 16
 
 
 def test_a_ladder_is_extended_and_the_plan_with_it() -> None:
-    progress: list[Progress] = []
+    plans: list[int] = []
     # Four steps are few: the highest rates of SGD's ladder, reached only by adding to it, are the best.
     row = OPTIMIZERS["sgd"]
     short = type(row)(row.name, row.optimizer, row.summary, row.source, (1e-4, 3e-4), row.arguments)
-    comparison = compare(TASKS["digits"], Digits().load(None), [short], [0], Settings(4), on_progress=progress.append)
+    comparison = compare(TASKS["digits"], Digits().load(None), [short], [0], Settings(4), on_plan=plans.append)
     (contender,) = comparison.contenders
     assert [rung.lr for rung in contender.rungs] == [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
     assert contender.on_edge
     assert comparison.rates is None
-    assert [p.runs for p in progress][:: len(progress) - 1] == [2, 5]
+    assert plans == [2, 3, 4, 5]

@@ -1,7 +1,9 @@
+from collections.abc import Callable
+
 import pytest
 
-from varigrad.lab.comparison import Rung
-from varigrad.lab.grid import extended
+from varigrad.lab.comparison import Contender, Rung
+from varigrad.lab.grid import extension
 from varigrad.lab.ladder import above, below, ladder
 from varigrad.lab.optimizers import OPTIMIZERS
 
@@ -22,6 +24,14 @@ def test_what_is_no_rung_is_refused() -> None:
 
 def test_every_optimizer_has_an_equal_budget() -> None:
     assert {len(row.rates) for row in OPTIMIZERS.values()} == {7}
+
+
+def extended(start: Contender, rung: Callable[[float], Rung]) -> Contender:
+    """The contender at the end of its climb."""
+    ladder = [rung.lr for rung in start.rungs]
+    while (lr := extension(start, ladder)) is not None:
+        start = Contender(start.row, tuple(sorted((*start.rungs, rung(lr)), key=lambda rung: rung.lr)))
+    return start
 
 
 def climb(minimum: float) -> tuple[list[float], bool]:

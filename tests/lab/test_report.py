@@ -12,8 +12,9 @@ from rich.console import Console
 from varigrad.lab.comparison import Comparison
 from varigrad.lab.optimizers import OPTIMIZERS
 from varigrad.lab.report.charts import charts
-from varigrad.lab.report.curves import rates_png, training_png
+from varigrad.lab.report.curves import rates, training
 from varigrad.lab.report.page import page
+from varigrad.lab.report.pictures import drawn as drawn_as
 from varigrad.lab.report.reading import reading, summary
 from varigrad.lab.report.record import to_json
 from varigrad.lab.report.series import colour
@@ -115,10 +116,10 @@ def test_the_record_of_two_optimizers() -> None:
     assert vsgd["rungs"][2]["validation_loss"] == {"mean": None, "std": None}
 
 
-@pytest.mark.parametrize("draw", [training_png, rates_png])
+@pytest.mark.parametrize("draw", [training, rates])
 @pytest.mark.parametrize("found", [two_optimizers(), all_diverged(), one_seed()], ids=["two", "diverged", "one seed"])
 def test_pictures(draw, found: Comparison) -> None:
-    with Image.open(io.BytesIO(draw(found))) as image:
+    with Image.open(io.BytesIO(drawn_as(draw(found), "png"))) as image:
         assert image.format == "PNG"
         image.load()
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)

@@ -142,3 +142,31 @@ def test_every_row_can_be_built(row: OptimizerRow) -> None:
 def test_times() -> None:
     run = train(TASK, DATA, OPTIMIZERS["adamw"], 0.001, 0, Settings(20))
     assert 0 < run.optimizer_ms < 1e3 / run.steps_per_second * 20
+
+
+def test_training_goes_through_the_compiled_network_and_judging_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Compiled(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs):
+            calls.append(len(inputs))
+            return self.model(inputs)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    plain = train(TASK, DATA, OPTIMIZERS["vsgd"], 0.01, 0, Settings(6))
+    assert calls == []
+    compiled = train(TASK, DATA, OPTIMIZERS["vsgd"], 0.01, 0, Settings(6, compiled=True))
+    assert calls == [32] * 6
+    assert compiled.evaluations == plain.evaluations
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_does_uncompiled() -> None:
+    plain, compiled = (
+        train(TASK, DATA, OPTIMIZERS["sgd"], 0.03, 0, Settings(40, compiled=way)) for way in (False, True)
+    )
+    assert math.isclose(compiled.final.test_loss, plain.final.test_loss, rel_tol=1e-4)

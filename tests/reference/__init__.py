@@ -1,4 +1,5 @@
-"""The oracle: float64 numpy transcriptions of four papers' optimizers, written from the papers alone.
+"""The oracle: float64 numpy transcriptions of four papers' optimizers, written from the papers alone, and of
+our own.
 
 Each function keeps the symbols and the literal form of its paper, one equation a line, where the library uses whatever
 form is fast and stable. Nothing here imports the library or torch. Every function is
@@ -11,6 +12,7 @@ gradients of `svgd` need more than gradients: see there.
 """
 
 from .adabayes import adabayes, adabayes_fp
+from .adaptive import adaptive_vsgd
 from .baselines import adamw, normalized_sgd, sgdm
 from .dissecting_adam import adam_star, minibatch_variance, msgd, mssd, msvag, msvag_minibatch, rho, ssd, svag
 from .svgd import svgd_conv, svgd_mlp
@@ -21,6 +23,7 @@ __all__ = [
     "adabayes_fp",
     "adam_star",
     "adamw",
+    "adaptive_vsgd",
     "constant_vsgd",
     "minibatch_variance",
     "msgd",

@@ -40,19 +40,21 @@ def convert_state(
         all but SSD            mean = m                  exact; times batch_size for AdaBayes
         VSGD                   v_o = (v - m²) / w        with v_g = v_o w / (1-w), so that the gain is w
         ConstantVSGD           v   = (v - m²) / w        with variance_ratio = β₁ / (1-β₁), so that the gain is w
+        AdaptiveVSGD           deviation = √((v - m²)/w) with the gain w, which is learned from there
         SVAG, MSVAG, AdamStar  deviation = √(v - m²)     exact where β₁ = β₂
         AdaBayesFP             mean_square = v           exact
         AdaBayes               posterior_var             its fixed point for gradients of the mean square v
 
-    So VSGD and ConstantVSGD begin with σ² = v - m², and √(μ² + σ²) is AdamW's √v: the next step is AdamW's, at the same
-    learning rate. That takes variances above those of the noise in the gradient, towards which they go from there at
-    the pace of VSGD's own averaging. `variances="noise"` begins with those of the noise, where VSGD itself comes to
-    rest; steps are longer then, by up to 1/√w where noise dominates, for which the learning rate is lowered. With the
-    shape a of Eq. 17 or 36:
+    So VSGD, ConstantVSGD and AdaptiveVSGD begin with σ² = v - m², and √(μ² + σ²) is AdamW's √v: the next step is
+    AdamW's, at the same learning rate. That takes variances above those of the noise in the gradient, towards which
+    they go from there at the pace of VSGD's own averaging. `variances="noise"` begins with those of the noise, where
+    VSGD itself comes to rest; steps are longer then, by up to 1/√w where noise dominates, for which the learning rate
+    is lowered. With the shape a of Eq. 17 or 36:
 
         E = E[(g - m)²] = (v - m²) (1-β₁^(t+1)) / (β₁ - β₁^t)           Eq. 20 to 22 of "Dissecting Adam"
         VSGD           v_o = ((1-w)² E + 2Kγ) / (2a - w)                with v_g as above
         ConstantVSGD   v   = ((1-w) E + 2γ) / (2a - 1)
+        AdaptiveVSGD           deviation = √((1-w) E)
 
     With "step" the least that the prior adds to a variance in one step, ρ₂ K γ / a or ρ γ / a, comes on top. The page
     "Moving a running job over from AdamW" of the documentation has the measurements.
@@ -65,14 +67,14 @@ def convert_state(
     Args:
         state_dict: What `state_dict()` of `torch.optim.AdamW` or `torch.optim.Adam` returned, with amsgrad or not; the
             maximum that amsgrad keeps serves `match_lr` only.
-        to: The optimizer that is to load the result: its name ("vsgd", "constant-vsgd", "adabayes", "adabayes-fp",
-            "svag", "msvag", "adam-star", "msgd", "ssd", "mssd"), its class, or itself, which is read and not changed,
-            where hyperparameters differ from the defaults.
-        variances: "step" or "noise", for VSGD and ConstantVSGD.
+        to: The optimizer that is to load the result: its name ("vsgd", "constant-vsgd", "adaptive-vsgd", "adabayes",
+            "adabayes-fp", "svag", "msvag", "adam-star", "msgd", "ssd", "mssd"), its class, or itself, which is read and
+            not changed, where hyperparameters differ from the defaults.
+        variances: "step" or "noise", for VSGD, ConstantVSGD and AdaptiveVSGD.
         match_lr: Whether to multiply every learning rate of a group, and divide its weight decay, by the factor that
             makes the root mean square of its next step that of AdamW's, for a gradient that is its mean. None does so
             wherever the method itself does not see to that: not for AdaBayes and AdaBayesFP, whose rate is AdamW's, nor
-            for VSGD and ConstantVSGD with `variances="step"`. A scheduler that remembers rates of its own
+            for VSGD and its kin with `variances="step"`. A scheduler that remembers rates of its own
             (`base_lrs`) has to be told.
 
     Returns:
@@ -81,7 +83,7 @@ def convert_state(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the state is broken or another optimizer's; if its weight decay is that of Adam, which is part
-            of the gradient; if β₁ is 0, for VSGD and ConstantVSGD; or if an argument is not accepted.
+            of the gradient; if β₁ is 0, for VSGD and its kin; or if an argument is not accepted.
 
     Warns:
         UserWarning: If the gradients are so small that VSGD's prior makes its steps less than half as long as AdamW's.
@@ -108,7 +110,8 @@ def convert_state(
     target, optimizer = _target(to)
     name = target.kind.__name__
     if variances == "noise" and target.for_noise is None:
-        raise ValueError(f"convert_state's variances = 'noise' is for VSGD and ConstantVSGD, not for {name}")
+        kinds = "VSGD, ConstantVSGD and AdaptiveVSGD"
+        raise ValueError(f"convert_state's variances = 'noise' is for {kinds}, not for {name}")
     if match_lr and target.same_rate:
         raise ValueError(f"convert_state's match_lr = True is not for {name}, whose lr means what AdamW's does")
     adam.check(state_dict)
@@ -242,7 +245,9 @@ def _next_step(
 ) -> Tensor:
     """Returns the new optimizer's next step over its learning rate, if the next gradient is the mean of the last."""
     rule = optimizer.rule_for(group)
-    scalars = optimizer.scalars(moments.step + 1, {**group, "lr": 1.0}, {})
+    memory = {name: state[name] for name in (*rule.statistics, *rule.memory)}
+    scalars = optimizer.scalars(moments.step + 1, {**group, "lr": 1.0}, memory)
+    scalars = {name: scalars[name] for name in rule.keywords}
     weight, gradient = torch.zeros_like(moments.mean), moments.mean
     step, *_ = rule.function(weight, gradient, *(state[name] for name in rule.state), **scalars)
     return cast("Tensor", step)
@@ -255,7 +260,8 @@ def _stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     for name, value in state.items():
         value = value if name == "mean" else value.clamp(max=LARGEST)
         value = value.to(kept.to_real())
-        stored[name] = torch.view_as_complex(value.contiguous()) if kept.is_complex else value
+        # What belongs to the tensor as a whole is a real number.
+        stored[name] = torch.view_as_complex(value.contiguous()) if kept.is_complex and value.dim() else value
     return stored
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from varigrad.adabayes import AdaBayes, AdaBayesFP
+from varigrad.adaptive import AdaptiveVSGD
 from varigrad.convert.adam import Moments
 from varigrad.engine.optimizer import RuleOptimizer
 from varigrad.sign import MSGD, MSSD, SSD
@@ -61,6 +62,29 @@ def constant_vsgd_for_noise(moments: Moments, optimizer: RuleOptimizer, group: G
     """Returns the state in which Eq. 37 stands still: (2a - 1) v = 2γ + (1-w) E[(g - m)²]."""
     rate = 2 * group["prior_strength"] + moments.beta * moments.surprise
     return {"mean": moments.mean, "observation_var": rate / _double_shape(group)}
+
+
+def _adaptive_vsgd(observation_var: Tensor, moments: Moments) -> State:
+    """Returns the state with this observation variance and a gain of 1 - β₁, from which it learns on."""
+    nothing = moments.mean.new_zeros(())
+    return {
+        "mean": moments.mean,
+        # Adam does not know the signs of the last innovations: the first pairs of signs agree by chance.
+        "deviation": observation_var.sqrt(),
+        "gain": nothing + (1 - moments.beta),
+        "agreement": nothing,
+        "pairs": nothing.clone(),
+    }
+
+
+def adaptive_vsgd_for_step(moments: Moments, optimizer: RuleOptimizer, group: Group) -> State:
+    """Returns the state whose σ² = w v is v - m², so that √(μ² + σ²) is AdamW's √v."""
+    return _adaptive_vsgd(moments.excess / (1 - moments.beta), moments)
+
+
+def adaptive_vsgd_for_noise(moments: Moments, optimizer: RuleOptimizer, group: Group) -> State:
+    """Returns the state in which the average of (1-w) e² stands still."""
+    return _adaptive_vsgd(moments.beta * moments.surprise, moments)
 
 
 def adabayes(moments: Moments, optimizer: RuleOptimizer, group: Group) -> State:
@@ -138,6 +162,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "vsgd": Target(VSGD, vsgd_for_step, lambda *adam: {"eps": adam[2]}, vsgd_for_noise),
         "constant-vsgd": Target(ConstantVSGD, constant_vsgd_for_step, _ratio, constant_vsgd_for_noise),
+        "adaptive-vsgd": Target(AdaptiveVSGD, adaptive_vsgd_for_step, lambda *adam: {}, adaptive_vsgd_for_noise),
         "adabayes": Target(AdaBayes, adabayes, _beta, same_rate=True),
         "adabayes-fp": Target(AdaBayesFP, adabayes_fp, _betas, same_rate=True),
         "svag": Target(SVAG, mean_and_deviation, _beta),

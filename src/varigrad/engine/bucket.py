@@ -14,7 +14,7 @@ from .rounding import LOW_PRECISION
 from .rule import SKIPPED, Rule
 from .storage import COMPENSATION, EXACT, PLAIN, Rounding, is_sharded, layout, load, local, place, real, store, summed
 
-__all__ = ["Bucket", "buckets", "run"]
+__all__ = ["Bucket", "buckets", "note", "run"]
 
 
 class Bucket(NamedTuple):
@@ -83,7 +83,7 @@ def run(
     rule: Rule,
     way: ModuleType,
     bucket: Bucket,
-    scalars: Mapping[str, float | list[Tensor]],
+    scalars: Mapping[str, float | list[Any]],
     group: Mapping[str, Any],
     count: float | None,
     scale: LossScale = UNSCALED,
@@ -94,7 +94,8 @@ def run(
         rule: The rule.
         way: The module that runs it.
         bucket: The parameters.
-        scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each parameter.
+        scalars: The rule's keyword arguments: one number for the bucket, or one for each parameter, as a number or as a
+            0-dim tensor.
         group: The hyperparameters and flags.
         count: The number of this step; None where it is on the device.
         scale: What is to be done about the scale of the loss, if the way is a compiled one.
@@ -119,8 +120,22 @@ def run(
             return
         store(stored, tensors, written, rounding)
     for name, column in summed(sums, params).items():
-        for state, value in zip(states, column, strict=True):
-            state[name].copy_(value)
+        note([state[name] for state in states], column)
+
+
+def note(targets: list[Tensor], values: list[Tensor] | Tensor) -> None:
+    """Writes a number into each of some 0-dim tensors.
+
+    Args:
+        targets: Where to.
+        values: The numbers, as tensors or as the entries of one. A thousand tensors made of it at every step would
+            have Python search the whole program for garbage, which takes longer than the step.
+    """
+    if isinstance(values, Tensor) and values.device.type == "cpu" and not torch.compiler.is_compiling():
+        for target, value in zip(targets, values.tolist(), strict=True):
+            target.fill_(value)
+    else:
+        torch._foreach_copy_(targets, list(values))
 
 
 def _unscaling(scale: LossScale, maximize: bool, count: int) -> dict[str, float | list[Tensor]]:

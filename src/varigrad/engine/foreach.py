@@ -35,6 +35,7 @@ def run(
 
     Unlike the loop it writes the new values into the storage of the tensors they are for.
     """
+    scalars = {name: _tensors(value) if isinstance(value, list) else value for name, value in scalars.items()}
     per_tensor = frozenset(name for name, value in scalars.items() if isinstance(value, list))
     plan = _plan(rule, maximize, "decay" in scalars, per_tensor)
     results = _execute(plan, {**tensors, **scalars})
@@ -46,6 +47,10 @@ def run(
     for name, values in moved.items():
         torch._foreach_copy_(tensors[name], list(values))
     return {name: [value.sum() for value in results[name]] for name in rule.statistics}
+
+
+def _tensors(values: list[Any]) -> list[Tensor]:
+    return [value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64) for value in values]
 
 
 @functools.cache

@@ -46,21 +46,21 @@ def unavailable(rule: Rule) -> str:
 def run(
     rule: Rule,
     tensors: dict[str, list[Tensor]],
-    scalars: Mapping[str, float | list[Tensor]],
+    scalars: Mapping[str, float | list[Any]],
     maximize: bool,
     rounding: Rounding = EXACT,
-) -> dict[str, list[Tensor]]:
+) -> dict[str, Tensor]:
     """Runs `rule` on all tensors of a bucket, as they are stored, and writes the new values into them.
 
     Args:
         rule: The rule.
         tensors: For every name in `rule.elements` the tensors of the bucket, and the `COMPENSATION` if there is one.
-        scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each tensor.
+        scalars: The rule's keyword arguments: one number for the bucket, or one for each tensor, which may be 0-dim.
         maximize: Climb instead of descend.
         rounding: How what is stored in low precision is written.
 
     Returns:
-        For every name in `rule.statistics` its sum over each tensor.
+        For every name in `rule.statistics` its sums over the tensors.
     """
     plain = side_by_side(tensors)
     sums = _call(rule, plain, scalars, maximize, rounding)
@@ -71,10 +71,10 @@ def run(
 def _call(
     rule: Rule,
     tensors: Mapping[str, list[Tensor]],
-    scalars: Mapping[str, float | list[Tensor]],
+    scalars: Mapping[str, float | list[Any]],
     maximize: bool,
     rounding: Rounding,
-) -> dict[str, list[Tensor]]:
+) -> dict[str, Tensor]:
     """Runs the compiled function on every element, in as many threads as torch itself would use."""
     params = tensors["param"]
     library = kernels()
@@ -126,8 +126,7 @@ def _call(
             for column in range(statistics):
                 totals[column][index] += sums[row * statistics + column]
     return {
-        name: [torch.tensor(value, dtype=torch.float64) for value in column]
-        for name, column in zip(rule.statistics, totals, strict=True)
+        name: torch.tensor(column, dtype=torch.float64) for name, column in zip(rule.statistics, totals, strict=True)
     }
 
 

@@ -11,8 +11,17 @@ from torch import Tensor
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 
 __all__ = [
-    *("CYCLED", "FLAGS", "SHARED", "check", "cycled"),
-    *("known_flags", "name_of", "place", "refuse_tensors", "refuse_unknown"),
+    "CYCLED",
+    "FLAGS",
+    "SHARED",
+    "check",
+    "cycled",
+    "group_of",
+    "known_flags",
+    "name_of",
+    "place",
+    "refuse_tensors",
+    "refuse_unknown",
 ]
 
 SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
@@ -137,3 +146,28 @@ def cycled(group: Mapping[str, Any]) -> Any:
     """Returns what takes the place of `beta` in a group; None where nothing does."""
     value = group.get(CYCLED, True) if "beta" in group else True
     return None if isinstance(value, bool) else value
+
+
+def group_of(optimizer: torch.optim.Optimizer, param: Tensor) -> dict[str, Any]:
+    """Returns the group of a parameter that has been stepped.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If the optimizer does not have it.
+        RuntimeError: If it has no state yet.
+    """
+    name = type(optimizer).__name__
+    if not isinstance(param, Tensor):
+        raise TypeError(f"a belief is about a parameter of {name}, a tensor, not about a {type(param).__name__}")
+    for group in optimizer.param_groups:
+        if any(param is one for one in group["params"]):
+            if "step" not in optimizer.state.get(param, ()):
+                raise RuntimeError(
+                    f"{name} believes nothing yet about a parameter of shape {tuple(param.shape)}: it has not been "
+                    "stepped; ask after optimizer.step() with a gradient"
+                )
+            return group
+    raise ValueError(
+        f"{name} does not have the parameter of shape {tuple(param.shape)} that it was asked about: a parameter from "
+        "optimizer.param_groups is accepted"
+    )

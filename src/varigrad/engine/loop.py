@@ -6,6 +6,7 @@ It is the reference for every other way, and the one that autograd can follow (`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ __all__ = ["run"]
 def run(
     rule: Rule,
     tensors: dict[str, list[Tensor]],
-    scalars: Mapping[str, float | list[Tensor]],
+    scalars: Mapping[str, float | list[Any]],
     maximize: bool,
 ) -> dict[str, list[Tensor]]:
     """Runs `rule` on every tensor of a bucket.
@@ -26,7 +27,7 @@ def run(
         rule: The rule.
         tensors: For every name in `rule.elements` the tensors of the bucket. Afterwards the lists hold the new
             parameters and state; the gradients are not touched.
-        scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each tensor.
+        scalars: The rule's keyword arguments: one number for the bucket, or one for each tensor, which may be 0-dim.
         maximize: Climb instead of descend.
 
     Returns:

@@ -58,6 +58,7 @@ OPERATIONS: dict[str, Operation] = {
     "neg": Operation(operator.neg, operator.neg, "neg"),
     "sqrt": Operation(math.sqrt, torch.sqrt, "sqrt"),
     "abs": Operation(abs, abs, "abs"),
+    "copysign": Operation(math.copysign, torch.copysign, None),
     "sign": Operation(_sign, torch.sign, "sign"),
     # clamp, unlike torch.maximum, takes a number for its bound. A NaN on either side is passed on.
     "maximum": Operation(_larger, lambda x, low: torch.clamp(x, min=low), "maximum"),

@@ -20,7 +20,8 @@ from . import foreach as foreach_way
 from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
-from .bucket import buckets, run
+from .belief import Belief, believed
+from .bucket import buckets, note, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
 from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, name_of, place, refuse_tensors, refuse_unknown
 from .hyperparameters import Accepts
@@ -75,8 +76,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             step: The number of this step for the parameter, from 1; a float, or a 0-dim tensor where the host must
                 not wait for it.
             group: The hyperparameters.
-            memory: The tensor's statistics as the last step left them, and its memory. A value returned under the
-                name of a memory is kept for the next step.
+            memory: The statistics as the last step left them, and the memory, with an entry for each tensor of a
+                bucket; what is computed from them, element by element, has one too. A value returned under the name
+                of a memory is kept for the next step. With a memory, a `step` on the device has an entry for each too.
         """
         raise NotImplementedError
 
@@ -100,6 +102,45 @@ class RuleOptimizer(torch.optim.Optimizer):
             name: Returns what to call the parameter in an error.
         """
         return {}
+
+    def believe(self, group: Mapping[str, Any], step: Scalar, state: Mapping[str, Tensor], param: Tensor) -> Belief:
+        """Returns what the method believes about the gradient that it descends along, as far as its model goes.
+
+        Args:
+            group: The hyperparameters, at the parameter's last step.
+            step: The number of that step, from 1.
+            state: The state, statistics and memory it has left, as real tensors in the width computed in.
+            param: The parameter.
+        """
+        return Belief()
+
+    # ---------------------------------------------------------------- beliefs
+
+    def belief(self, param: Tensor) -> Belief:
+        """Returns what this optimizer believes about the gradient of a parameter, as of its last step.
+
+        Args:
+            param: A parameter of this optimizer that has been stepped.
+
+        Returns:
+            Estimate of the true gradient, its uncertainty, noise and drift, each shaped like the parameter, or None
+            where this method has no such notion. Which it has is in `docs/beliefs.md`.
+
+        Raises:
+            TypeError: If `param` is no tensor.
+            ValueError: If it is not a parameter of this optimizer.
+            RuntimeError: If it has not been stepped yet.
+
+        Example:
+            >>> import torch, varigrad
+            >>> weight = torch.ones(3, requires_grad=True)
+            >>> optimizer = varigrad.VSGD([weight])
+            >>> weight.square().sum().backward()
+            >>> optimizer.step()
+            >>> bool((optimizer.belief(weight).variance > 0).all())
+            True
+        """
+        return believed(self, param)
 
     # ---------------------------------------------------------------- parameter groups
 
@@ -379,8 +420,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _scalars(
         self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
-    ) -> dict[str, float | list[Tensor]]:
-        """Returns the rule's keyword arguments: numbers for the whole bucket, or a 0-dim tensor per parameter."""
+    ) -> dict[str, float | list[Any]]:
+        """Returns the rule's keyword arguments: numbers for the whole bucket, or a number for each parameter."""
         lr = group["lr"]
         if isinstance(lr, Tensor):
             on_host = count is not None and not group["differentiable"]
@@ -391,19 +432,30 @@ class RuleOptimizer(torch.optim.Optimizer):
         remembered = (*rule.statistics, *rule.memory)
         if count is not None and not remembered:
             return self._with_decay(settings, self.scalars(count, settings, {}))
+        if remembered:
+            return self._remembering(rule, settings, states, count)
         columns: dict[str, list[Any]] = defaultdict(list)
         for state in states:
-            step: Scalar = _precise(state["step"]) if count is None else count
-            values = self.scalars(step, settings, {name: state[name] for name in remembered})
-            for name in rule.memory:
-                if name in values and group["differentiable"]:
-                    state[name] = torch.as_tensor(values[name], dtype=state[name].dtype, device=state[name].device)
-                elif name in values:
-                    state[name].copy_(torch.as_tensor(values[name]))
-            wanted = {name: values[name] for name in rule.keywords}
-            for name, value in self._with_decay(settings, wanted).items():
+            values = self.scalars(_precise(state["step"]), settings, {})
+            for name, value in self._with_decay(settings, values).items():
                 columns[name].append(value)
         return {name: _shared_or_each(column, states) for name, column in columns.items()}
+
+    def _remembering(
+        self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
+    ) -> dict[str, float | list[Any]]:
+        """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
+        memory = {name: _column(states, name) for name in (*rule.statistics, *rule.memory)}
+        values = self.scalars(_precise(_column(states, "step")) if count is None else count, group, memory)
+        for name in rule.memory:
+            if name in values and group["differentiable"]:
+                for state, value in zip(states, values[name].unbind(), strict=True):
+                    state[name] = value.to(state[name].dtype)
+            elif name in values:
+                note([state[name] for state in states], values[name])
+        wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
+        on_host = count is not None and not group["differentiable"]
+        return {name: _each(value, states, on_host) for name, value in wanted.items()}
 
     def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
         if group["weight_decay"] != 0:
@@ -441,6 +493,20 @@ def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float
         value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
         for value, device in zip(column, devices, strict=True)
     ]
+
+
+def _column(states: list[dict[str, Tensor]], name: str) -> Tensor:
+    """What the tensors of a bucket have under one name, which is a number for each."""
+    return torch.stack([state[name] for state in states])
+
+
+def _each(value: Any, states: list[dict[str, Tensor]], on_host: bool) -> float | list[Any]:
+    """The number that all tensors of a bucket have, or one for each: a 0-dim tensor unless the host may know it."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    if not value.dim():
+        return [value] * len(states)
+    return value.tolist() if on_host and value.device.type == "cpu" else list(value.unbind())
 
 
 def _precise(number: Tensor) -> Tensor:

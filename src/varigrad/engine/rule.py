@@ -20,7 +20,7 @@ from typing import Any
 
 from .trace import ELEMENT, NUMBER, TENSOR, Symbol, Trace
 
-__all__ = ["SKIPPED", "Rule", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
+__all__ = ["SKIPPED", "Rule", "copysign", "hypotenuse", "maximum", "minimum", "rule", "sign", "sqrt", "where"]
 
 
 SKIPPED = "skipped"
@@ -48,6 +48,11 @@ def sqrt(x: Any) -> Any:
 def sign(x: Any) -> Any:
     """Returns -1, 0 or 1; the sign of zero is zero, so that an unused weight does not drift."""
     return _apply("sign", x)
+
+
+def copysign(x: Any, y: Any) -> Any:
+    """Returns the element-wise `x` with the sign of the element-wise `y`; a zero has one too."""
+    return _apply("copysign", x, y)
 
 
 def maximum(x: Any, low: Any) -> Any:

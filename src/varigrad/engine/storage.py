@@ -146,7 +146,7 @@ def place(param: Tensor) -> int | Tensor:
     return index
 
 
-def summed(sums: Mapping[str, list[Tensor]], params: Sequence[Tensor]) -> Mapping[str, list[Tensor]]:
+def summed(sums: Mapping[str, list[Tensor] | Tensor], params: Sequence[Tensor]) -> Mapping[str, list[Tensor] | Tensor]:
     """Adds up per-tensor statistics over the parts of parameters that are cut in the same way, in one exchange."""
     if not sums or not is_sharded(params[0]):
         return sums
@@ -154,7 +154,7 @@ def summed(sums: Mapping[str, list[Tensor]], params: Sequence[Tensor]) -> Mappin
 
     like: DTensor = params[0]  # type: ignore[assignment]
     parts = [Replicate() if placement.is_replicate() else Partial() for placement in like.placements]
-    stacked = torch.stack([torch.stack(column) for column in sums.values()]).to(like.to_local().device)
+    stacked = torch.stack([torch.stack(list(column)) for column in sums.values()]).to(like.to_local().device)
     whole = DTensor.from_local(stacked, like.device_mesh, parts, run_check=False).full_tensor()
     return {name: list(row) for name, row in zip(sums, whole, strict=True)}
 

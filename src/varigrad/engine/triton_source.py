@@ -27,6 +27,7 @@ _EXPRESSIONS = {
     "neg": "{0} * -1.0",
     "sqrt": "tl.sqrt({0})",
     "abs": "tl.abs({0})",
+    "copysign": "copysign({0}, {1})",
     "sign": "({0} > 0.0).to({t}) - ({0} < 0.0).to({t})",
     # A NaN on the left compares false and is passed on; one on the right is looked for.
     "maximum": "tl.where({0} < {1}, {1}, tl.where({1} != {1}, {1}, {0}))",
@@ -74,7 +75,17 @@ def {function}(table, owners, layout, columns, steps, partial, tensors, programs
                 lanes < left, lanes, ALIGNED)
 '''
 
-_SHARED = (*("key", "narrow_bfloat16", "random_bits", "stochastic_bfloat16", "stochastic_float16", "widen_bfloat16"),)
+_SHARED = (
+    *(
+        "copysign",
+        "key",
+        "narrow_bfloat16",
+        "random_bits",
+        "stochastic_bfloat16",
+        "stochastic_float16",
+        "widen_bfloat16",
+    ),
+)
 
 
 class Variant(NamedTuple):

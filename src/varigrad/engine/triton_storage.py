@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "copysign",
     "key",
     "narrow_bfloat16",
     "random_bits",
@@ -38,6 +39,17 @@ def key(step, lane: tl.constexpr):
 def random_bits(number, index):
     """Returns 16 random bits for the elements with these indices, by a `key`."""
     return mix(index.to(tl.uint32) ^ number) >> 16
+
+
+@triton.jit
+def copysign(x, y):
+    """Returns numbers with the signs of others, those of zeros included."""
+    if x.dtype == tl.float64:
+        size, signs = x.to(tl.uint64, bitcast=True), y.to(tl.uint64, bitcast=True)
+        return (size & 0x7FFFFFFFFFFFFFFF | signs & 0x8000000000000000).to(tl.float64, bitcast=True)
+    else:  # noqa: RET505 - Triton compiles one of the two
+        size, signs = x.to(tl.uint32, bitcast=True), y.to(tl.uint32, bitcast=True)
+        return (size & 0x7FFFFFFF | signs & 0x80000000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -83,7 +83,7 @@ class Layout(NamedTuple):
 def run(
     rule: Rule,
     tensors: dict[str, list[Tensor]],
-    scalars: Mapping[str, float | list[Tensor]],
+    scalars: Mapping[str, float | list[Any]],
     maximize: bool,
     rounding: Rounding = EXACT,
 ) -> dict[str, list[Tensor]]:
@@ -92,7 +92,7 @@ def run(
     Args:
         rule: The rule.
         tensors: For every name in `rule.elements` the tensors of the bucket, and the `COMPENSATION` if there is one.
-        scalars: The rule's keyword arguments: one number for the bucket, or a 0-dim tensor for each tensor.
+        scalars: The rule's keyword arguments: one number for the bucket, or one for each tensor, which may be 0-dim.
         maximize: Climb instead of descend.
         rounding: How what is stored in low precision is written.
 
@@ -112,7 +112,7 @@ def run(
 def _launch(
     rule: Rule,
     tensors: Mapping[str, list[Tensor]],
-    numbers: Mapping[str, float | list[Tensor]],
+    numbers: Mapping[str, float | list[Any]],
     rounding: Rounding,
     device: torch.device,
 ) -> Tensor:
@@ -173,7 +173,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _column(values: list[Tensor], device: torch.device) -> Tensor:
     """Returns 0-dim tensors, which may be the host's, as one of float64 on the device."""
-    column = torch.stack([value.double() for value in values])
+    column = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in values])
     if column.device.type == "cpu" and device.type == "cuda":
         column = column.pin_memory()
     return column.to(device, non_blocking=True)

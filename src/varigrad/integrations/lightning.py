@@ -1,10 +1,15 @@
-"""A callback for Lightning; its Trainer needs nothing else."""
+"""Callbacks for Lightning; its Trainer needs nothing else."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import torch
+
+from varigrad.monitor import NoiseMonitor
+from varigrad.record import NoiseRecord
+from varigrad.writers import JSONLines, Writer, scalars
 
 from .accumulation import AccumulatedNoise
 
@@ -15,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("varigrad.integrations.lightning needs lightning: pip install 'varigrad[lightning]'") from error
 
-__all__ = ["GradientNoise"]
+__all__ = ["GradientNoise", "NoiseMonitorCallback"]
 
 
 class GradientNoise(Callback):
@@ -106,3 +111,83 @@ class GradientNoise(Callback):
         trainer.callback_metrics.update(ratios)
         for logger in trainer.loggers:
             logger.log_metrics({name: ratio.item() for name, ratio in ratios.items()}, step=trainer.global_step)
+
+
+class NoiseMonitorCallback(Callback):
+    r"""Runs a `varigrad.NoiseMonitor` on the Trainer's optimizer: signal and noise of every layer while it trains.
+
+    The figures go to the Trainer's loggers, as `noise/snr/layer` and so on, and to JSON lines in a folder for
+    `varigrad noise`. It works with one optimizer and any strategy.
+
+    Args:
+        every: Optimizer steps from one look to the next, at least 2.
+        batch_size: Samples behind one step, accumulated and on all devices; None if unknown.
+        folder: Where `noise.jsonl` goes; None for nowhere.
+        inside_batch: As in `NoiseMonitor`.
+
+    Attributes:
+        monitor: The monitor of the run; None before training.
+
+    Raises:
+        RuntimeError: When training starts, if there is not exactly one optimizer.
+        TypeError: When training starts, as `NoiseMonitor`.
+        ValueError: When training starts, as `NoiseMonitor`.
+
+    Example:
+        >>> import lightning.pytorch as lightning
+        >>> from varigrad.integrations.lightning import NoiseMonitorCallback
+        >>> noise = NoiseMonitorCallback(every=100, batch_size=32)
+        >>> trainer = lightning.Trainer(callbacks=[noise], accelerator="cpu", logger=False)
+        >>> noise in trainer.callbacks
+        True
+    """
+
+    def __init__(
+        self,
+        every: int = 250,
+        *,
+        batch_size: float | None = None,
+        folder: str | Path | None = None,
+        inside_batch: bool = False,
+    ) -> None:
+        self.every, self.batch_size, self.folder, self.inside_batch = every, batch_size, folder, inside_batch
+        self.monitor: NoiseMonitor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to watch."""
+        if len(trainer.optimizers) != 1:
+            raise RuntimeError(
+                f"NoiseMonitorCallback watches one optimizer, but there are {len(trainer.optimizers)}: remove it"
+            )
+        writers: list[Writer] = [_Loggers(trainer)]
+        if self.folder is not None:
+            writers.append(JSONLines(self.folder))
+        self.monitor = NoiseMonitor(
+            trainer.optimizers[0],
+            pl_module,
+            self.every,
+            batch_size=self.batch_size,
+            writers=writers,
+            inside_batch=self.inside_batch,
+            start=trainer.global_step,
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what is left."""
+        if self.monitor is not None:
+            self.monitor.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes what there is of a run that ends early."""
+        self.on_train_end(trainer, pl_module)
+
+
+class _Loggers(Writer):
+    """The Trainer's loggers."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def write(self, record: NoiseRecord) -> None:
+        for logger in self._trainer.loggers:
+            logger.log_metrics(dict(scalars(record)), step=record.step)

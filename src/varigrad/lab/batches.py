@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
 
 from varigrad.lab.data import Data, Split
+
+Distortion = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 class Normaliser:
@@ -27,6 +31,19 @@ class Normaliser:
         return torch.addcmul(self._shift, images.float(), self._scale)
 
 
+def standardised(images: torch.Tensor) -> torch.Tensor:
+    """Every image by itself brought to mean zero and variance one; a plain one stays finite."""
+    images = images.float()
+    mean = images.mean((1, 2, 3), keepdim=True)
+    deviation = (images - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    return (images - mean) / deviation.clamp_(min=images[0].numel() ** -0.5)
+
+
+def prepared(data: Data, standardise: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What turns pixels into what a network is fed with."""
+    return standardised if standardise else Normaliser(data)
+
+
 class Batches:
     """The batches of one run, in any order: `batches[step]` is what walking there would have given.
 
@@ -37,6 +54,8 @@ class Batches:
         batch_size: Images per batch, at least 1; all of them if there are fewer.
         seed: The run's seed, at least 0.
         pad: Augment: shift every image by up to `pad` pixels and mirror every second one; 0 for no augmentation.
+        distort: Further augmentation, of float images with pixels from 0 to 255.
+        standardise: Whether every image is normalised by its own mean and deviation, not by the data set's.
 
     Example:
         >>> from varigrad.lab.data import Digits
@@ -45,12 +64,21 @@ class Batches:
         (torch.Size([32, 1, 8, 8]), torch.Size([32]))
     """
 
-    def __init__(self, data: Data, batch_size: int, seed: int, pad: int = 0) -> None:
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        seed: int,
+        pad: int = 0,
+        distort: Distortion | None = None,
+        standardise: bool = False,
+    ) -> None:
         self._split: Split = data.train
-        self._normalise = Normaliser(data)
+        self._normalise = prepared(data, standardise)
         self._batch_size = min(batch_size, len(data.train))
         self._seed = seed
         self._pad = pad
+        self._distort = distort
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -67,11 +95,13 @@ class Batches:
         batch = self._split[self._order[position * self._batch_size : (position + 1) * self._batch_size]]
         images = batch.images
         if self._pad:
-            images = crop_and_flip(images, self._pad, _generator(self._seed, "augmentation", step))
+            images = crop_and_flip(images, self._pad, generator(self._seed, "augmentation", step))
+        if self._distort:
+            images = self._distort(images.float(), generator(self._seed, "distortion", step))
         return self._normalise(images), batch.labels
 
     def _permutation(self, epoch: int) -> torch.Tensor:
-        order = torch.randperm(len(self._split), generator=_generator(self._seed, "order", epoch))
+        order = torch.randperm(len(self._split), generator=generator(self._seed, "order", epoch))
         return order.to(self._split.labels.device)
 
 
@@ -98,7 +128,14 @@ def crop_and_flip(images: torch.Tensor, pad: int, generator: torch.Generator) ->
     return padded.gather(2, window).view_as(images)
 
 
-def _generator(seed: int, purpose: str, count: int) -> torch.Generator:
+def generator(seed: int, purpose: str, count: int) -> torch.Generator:
+    """The CPU generator that a run draws from for one purpose.
+
+    Args:
+        seed: The run's seed.
+        purpose: What is drawn: different purposes have unrelated streams.
+        count: The step or the epoch.
+    """
     # SeedSequence mixes: neighbouring seeds, epochs and steps give unrelated streams.
     mixed = np.random.SeedSequence([seed, *purpose.encode(), count]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]) >> 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -58,6 +58,12 @@ class Data:
         """The same data on another device."""
         return Data(self.train.to(device), self.validation.to(device), self.test.to(device), self.mean, self.std)
 
+    def whole(self) -> Data:
+        """The same with the validation part trained on, too: all that was published to train on."""
+        images = torch.cat([self.train.images, self.validation.images])
+        labels = torch.cat([self.train.labels, self.validation.labels])
+        return Data(Split(images, labels), self.validation, self.test, self.mean, self.std)
+
 
 def held_out(split: Split, count: int) -> tuple[Split, Split]:
     """A split in two: all but `count` images, and `count` images.
@@ -72,13 +78,17 @@ def held_out(split: Split, count: int) -> tuple[Split, Split]:
 class DataSource(Protocol):
     """Where a task's data comes from."""
 
-    def load(self, folder: Path | None) -> Data:
-        """The data, read from `folder` where one is given and needed."""
+    def load(self, folder: Path | None) -> Any:
+        """The data, read from `folder` where one is given and needed: what the task's kind takes, such as `Data`.
+
+        It has `to(device)`, the same on another device, and `whole()`, the same with the validation part trained on.
+        """
 
     def whereabouts(self, folder: Path | None) -> str:
         """In a few words, whether `load(folder)` finds the data on this machine."""
 
 
+@dataclass(frozen=True)
 class Digits:
     """The 1,797 handwritten digits that come with scikit-learn, 8x8 pixels: 1,000 train, 297 validate, 500 test.
 
@@ -177,4 +187,28 @@ CIFAR100 = ImageSet(
     held_out=1 / 10,
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
+)
+
+FASHION_MNIST = ImageSet(
+    ImageTable(
+        "zalando-datasets/fashion_mnist", image_column="image", label_column="label", shape=(1, 28, 28), classes=10
+    ),
+    held_out=1 / 12,
+    mean=(0.2860,),
+    std=(0.3530,),
+)
+
+TINY_IMAGENET = ImageSet(
+    ImageTable(
+        "zh-plus/tiny-imagenet",
+        image_column="image",
+        label_column="label",
+        shape=(3, 64, 64),
+        classes=200,
+        test="valid",  # the only other part with labels; the papers test on it
+        formats=("JPEG", "PNG"),
+    ),
+    held_out=1 / 10,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
 )

@@ -209,7 +209,7 @@ def _extra(extra: str) -> Finding:
 
 
 def _data(data_dir: Path | None) -> Iterator[Finding]:
-    """Where the data of each task is."""
+    """Where the data of the tasks is, once for all tasks that share it."""
     if data_dir is None:
         yield Finding("folder", "no", "VARIGRAD_DATA is not set: data is downloaded from the hub")
     elif not data_dir.is_dir():
@@ -220,9 +220,13 @@ def _data(data_dir: Path | None) -> Iterator[Finding]:
     try:
         from varigrad.lab.tasks import TASKS
 
+        sharing: dict[object, list[str]] = {}
         for task in TASKS.values():
-            where = task.data.whereabouts(data_dir)
-            yield Finding(task.name, "yes" if where.startswith("at hand") else "no", where)
+            sharing.setdefault(task.data, []).append(task.name)
+        for names in sharing.values():
+            where = TASKS[names[0]].data.whereabouts(data_dir)
+            others = f"; also for {', '.join(names[1:])}" if len(names) > 1 else ""
+            yield Finding(names[0], "yes" if where.startswith(("at hand", "none")) else "no", where + others)
     except ModuleNotFoundError as error:
         yield Finding("tasks", "warning", f"{error.name} is not installed", "pip install 'varigrad[lab]'")
 

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from varigrad.lab.comparison import Comparison, Contender, Rung
 from varigrad.lab.data import Data
+from varigrad.lab.engines.here import Here
+from varigrad.lab.engines.jobs import Engine, Job, OnProgress
 from varigrad.lab.ladder import above, below
 from varigrad.lab.optimizers import OptimizerRow
 from varigrad.lab.tasks import Task
-from varigrad.lab.training import Evaluation, Run, Settings, train
+from varigrad.lab.training import Run, Settings
 
 EXTENSIONS = 3  # rungs added on either side, at most, while the best one is the outermost
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a comparison stands.
-
-    Attributes:
-        row: The optimizer being run.
-        lr: Its learning rate.
-        seed: The run's seed.
-        run: Number of the run, from 1.
-        runs: How many are planned; grows when a ladder is extended.
-        done: Runs finished, the current one counted by the share of its steps.
-        evaluation: The current run's latest.
-        steps_per_second: The current run's speed.
-    """
-
-    row: OptimizerRow
-    lr: float
-    seed: int
-    run: int
-    runs: int
-    done: float
-    evaluation: Evaluation
-    steps_per_second: float
 
 
 def compare(
@@ -49,8 +24,11 @@ def compare(
     seeds: Sequence[int],
     settings: Settings,
     rates: Sequence[float] | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: OnProgress = lambda progress: None,
     on_contender: Callable[[Contender], None] = lambda contender: None,
+    on_plan: Callable[[int], None] = lambda runs: None,
+    on_run: Callable[[], None] = lambda: None,
+    engine: Engine | None = None,
 ) -> Comparison:
     """Train the task with every optimizer, learning rate and seed.
 
@@ -63,7 +41,10 @@ def compare(
         rates: Learning rates for every optimizer in place of its ladder. A ladder whose best rung is the outermost
             is extended by up to three rungs on that side; rates that are given, and a single one, stay what they are.
         on_progress: Told every evaluation of every run.
-        on_contender: Told every optimizer that is through.
+        on_contender: Told every optimizer that is through, in the order in which they are.
+        on_plan: Told how many runs are planned whenever that number grows.
+        on_run: Told that a run is done, or was done before.
+        engine: What carries out the runs; this process by default, which keeps none of them.
 
     Example:
         >>> from varigrad.lab.optimizers import find_optimizer
@@ -75,79 +56,99 @@ def compare(
         [0.01, 0.01]
     """
     began = time.perf_counter()
-    grid = _Grid(task, data, seeds, settings, on_progress)
-    grid.runs = sum(len(rates or row.rates) for row in rows) * len(seeds)
-    contenders = []
-    for row in rows:
-        contender = Contender(row, tuple(grid.run_rung(row, lr) for lr in sorted(rates or row.rates)))
-        if rates is None:
-            contender = extended(contender, functools.partial(grid.run_extra_rung, row))
-        on_contender(contender)
-        contenders.append(contender)
+    climbs = [_Climb(task, row, tuple(sorted(rates or row.rates)), seeds, settings, rates is None) for row in rows]
+    planned = 0
+
+    def plan(jobs: Iterable[Job]) -> list[Job]:
+        nonlocal planned
+        jobs = list(jobs)
+        planned += len(jobs)
+        if jobs:
+            on_plan(planned)
+        return jobs
+
+    def follow(job: Job, run: Run) -> list[Job]:
+        on_run()
+        climb = next(climb for climb in climbs if climb.row is job.row)
+        climb.add(run)
+        if not climb.is_up:
+            return []
+        more = plan(climb.more())
+        if not more:
+            on_contender(climb.contender)
+        return more
+
+    first = plan(job for climb in climbs for job in climb.jobs())
+    (engine or Here(lambda task: data)).run(first, follow, on_progress)
     return Comparison(
         task=task,
         settings=settings,
         seeds=tuple(seeds),
         rates=tuple(sorted(rates)) if rates else None,
-        contenders=tuple(contenders),
+        contenders=tuple(climb.contender for climb in climbs),
         seconds=time.perf_counter() - began,
     )
 
 
-def extended(contender: Contender, run_rung: Callable[[float], Rung]) -> Contender:
-    """The contender with its ladder extended outward for as long as the best rung is the outermost.
+def extension(contender: Contender, ladder: Sequence[float]) -> float | None:
+    """The rung to add to a ladder: beyond the best, while that is the outermost and not too many were added.
 
     Args:
-        contender: At least one rung, all on the ladder.
-        run_rung: Runs another learning rate.
+        contender: What was found on the rungs so far, all on the ladder.
+        ladder: The rungs tried first, from low to high.
     """
-    lower = upper = 0
-    while len(contender.rungs) > 1:
-        best, rungs = contender.best, contender.rungs
-        if best is rungs[0] and lower < EXTENSIONS:
-            rungs = (run_rung(below(best.lr)), *rungs)
-            lower += 1
-        elif best is rungs[-1] and upper < EXTENSIONS:
-            rungs = (*rungs, run_rung(above(best.lr)))
-            upper += 1
-        else:
-            break
-        contender = Contender(contender.row, rungs)
-    return contender
+    rates, best = [rung.lr for rung in contender.rungs], contender.best.lr
+    if len(rates) > 1 and best == rates[0] and rates.index(ladder[0]) < EXTENSIONS:
+        return below(best)
+    if len(rates) > 1 and best == rates[-1] and rates[::-1].index(ladder[-1]) < EXTENSIONS:
+        return above(best)
+    return None
 
 
-class _Grid:
-    """The runs of a comparison, counted."""
+class _Climb:
+    """One optimizer on its ladder."""
 
     def __init__(
         self,
         task: Task,
-        data: Data,
+        row: OptimizerRow,
+        rates: tuple[float, ...],
         seeds: Sequence[int],
         settings: Settings,
-        on_progress: Callable[[Progress], None],
+        extends: bool,
     ) -> None:
+        self.row = row
         self._task = task
-        self._data = data
+        self._ladder = self._rates = rates
         self._seeds = seeds
         self._settings = settings
-        self._on_progress = on_progress
-        self._finished = 0
-        self.runs = 0  # planned
+        self._extends = extends
+        self._runs: dict[tuple[float, int], Run] = {}
 
-    def run_rung(self, row: OptimizerRow, lr: float) -> Rung:
-        return Rung(lr, tuple(self._run(row, lr, seed) for seed in self._seeds))
+    def jobs(self) -> list[Job]:
+        """Those of the rungs there are at first."""
+        return [job for lr in self._rates for job in self._rung(lr)]
 
-    def run_extra_rung(self, row: OptimizerRow, lr: float) -> Rung:
-        self.runs += len(self._seeds)
-        return self.run_rung(row, lr)
+    def _rung(self, lr: float) -> list[Job]:
+        return [Job(self._task, self.row, lr, seed, self._settings) for seed in self._seeds]
 
-    def _run(self, row: OptimizerRow, lr: float, seed: int) -> Run:
-        def report(evaluation: Evaluation, steps_per_second: float) -> None:
-            done = self._finished + evaluation.step / self._settings.steps
-            number = self._finished + 1
-            self._on_progress(Progress(row, lr, seed, number, self.runs, done, evaluation, steps_per_second))
+    def add(self, run: Run) -> None:
+        self._runs[run.lr, run.seed] = run
 
-        run = train(self._task, self._data, row, lr, seed, self._settings, report)
-        self._finished += 1
-        return run
+    @property
+    def is_up(self) -> bool:
+        """Whether every run of every rung is there."""
+        return len(self._runs) == len(self._rates) * len(self._seeds)
+
+    @property
+    def contender(self) -> Contender:
+        rungs = (Rung(lr, tuple(self._runs[lr, seed] for seed in self._seeds)) for lr in self._rates)
+        return Contender(self.row, tuple(rungs))
+
+    def more(self) -> list[Job]:
+        """The jobs of another rung, where there shall be one."""
+        lr = extension(self.contender, self._ladder) if self._extends else None
+        if lr is None:
+            return []
+        self._rates = tuple(sorted((*self._rates, lr)))
+        return self._rung(lr)

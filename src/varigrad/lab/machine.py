@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -63,6 +65,7 @@ def provenance(command: str, device: torch.device) -> dict[str, str]:
         "command": command,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "varigrad": __version__,
+        **({"commit": commit} if (commit := _commit()) else {}),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -73,6 +76,23 @@ def provenance(command: str, device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         told["gpu"] = torch.cuda.get_device_name(device)
     return told
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of varigrad's own source, where that is under version control; with + if it has been changed."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside another project's repository
+        changed = git("status", "--porcelain", "--untracked-files=no", ":/src")
+        return git("rev-parse", "HEAD")[:12] + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def processor() -> str:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 import varigrad
-from varigrad.lab.errors import unknown_name
+from varigrad.lab.errors import LabError, unknown_name
 from varigrad.lab.ladder import ladder
+from varigrad.lab.minibatch import MinibatchMSVAG
+from varigrad.lab.muon import MuonAndAdamW
+
+
+class Elsewhere(torch.optim.Optimizer):
+    """A class of a package that the lab can do without: imported when it is called, which gives an instance of it.
+
+    Attributes:
+        project: The package, as it is installed.
+    """
+
+    project: ClassVar[str]
+
+    def __new__(cls, *args: Any, **arguments: Any) -> Any:
+        """An instance of the real class."""
+        return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **arguments)
+
+    @classmethod
+    def named(cls, package: str, name: str, project: str) -> type[Elsewhere]:
+        """The class called `name` in `package`, which `pip install project` installs."""
+        return type(name, (cls,), {"__module__": package, "project": project})
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether the package is there."""
+        return importlib.util.find_spec(cls.__module__) is not None
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,7 @@ class OptimizerRow:
         arguments: Fixed keyword arguments; everything else stays at the class's defaults.
         derived: Further keyword arguments, from the learning rate and the batch size.
         takes_model: Whether the class is called with the model instead of its parameters.
+        schedule_free: Whether it needs no falling learning rate: a cosine schedule then stays up after its warm-up.
     """
 
     name: str
@@ -38,11 +67,14 @@ class OptimizerRow:
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     derived: Callable[[float, int], Mapping[str, Any]] = lambda lr, batch_size: MappingProxyType({})
     takes_model: bool = False
+    schedule_free: bool = False
 
     @property
     def class_name(self) -> str:
         """The class to import, such as `"torch.optim.AdamW"`."""
         kind = self.optimizer
+        if kind.__module__.startswith("varigrad.lab."):
+            return f"{kind.__module__}.{kind.__name__}"
         package = "torch.optim" if kind.__module__.startswith("torch.optim.") else kind.__module__.split(".")[0]
         return f"{package}.{kind.__name__}"
 
@@ -54,7 +86,7 @@ class OptimizerRow:
 
     def keywords(self, lr: float, batch_size: int) -> dict[str, Any]:
         """What the class is called with besides the learning rate and the weight decay."""
-        return {**self.arguments, **self.derived(lr, batch_size)}
+        return {**self.derived(lr, batch_size), **self.arguments}
 
 
 def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:
@@ -65,6 +97,11 @@ def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:
 def _authors_scale(lr: float, batch_size: int) -> Mapping[str, Any]:
     """The settings of the authors' program in ours, as `SVGD.authors` has them: 0.1 and 1e-6 there."""
     return {"scale": 0.1 * batch_size, "eps": 1e-6 * batch_size**2}
+
+
+def _bounded(lr: float, batch_size: int) -> Mapping[str, Any]:
+    """The paper's experiments have lr = 1e-3 and final_lr = 0.1; on a ladder their ratio stays."""
+    return {"final_lr": 100 * lr}
 
 
 # Seven rungs for everybody: an equal budget. Plain SGD's useful rates lie ten times higher.
@@ -84,6 +121,13 @@ _ROWS = (
         varigrad.ConstantVSGD,
         "VSGD with a constant ratio of the two variances",
         "Chen et al. 2024, Algorithm 2",
+        NORMALISED,
+    ),
+    OptimizerRow(
+        "adaptive-vsgd",
+        varigrad.AdaptiveVSGD,
+        "VSGD with a gain for each tensor, learned from the signs of innovations",
+        "this library; Mehra 1970",
         NORMALISED,
     ),
     OptimizerRow(
@@ -161,6 +205,14 @@ _ROWS = (
         PLAIN,
     ),
     OptimizerRow(
+        "msvag-batch",
+        MinibatchMSVAG,
+        "M-SVAG with the variance inside each mini-batch",
+        "Balles and Hennig 2018, Algorithm 5",
+        PLAIN,
+        takes_model=True,
+    ),
+    OptimizerRow(
         "adam-star",
         varigrad.AdamStar,
         "sign of the mean damped by its relative deviation",
@@ -197,21 +249,70 @@ _ROWS = (
         derived=_authors_scale,
         takes_model=True,
     ),
+    OptimizerRow(
+        "amsgrad",
+        torch.optim.Adam,
+        "Adam over the root of the highest mean square so far",
+        "Reddi et al. 2018, Algorithm 2",
+        NORMALISED,
+        {"amsgrad": True},
+    ),
+    OptimizerRow(
+        "muon",
+        MuonAndAdamW,
+        "orthogonalised momentum for inner matrices, AdamW for the rest",
+        "Jordan et al. 2024; Liu et al. 2025, Algorithm 1",
+        NORMALISED,
+        takes_model=True,
+    ),
+    OptimizerRow(
+        "adabound",
+        Elsewhere.named("pytorch_optimizer", "AdaBound", "pytorch-optimizer"),
+        "Adam whose step sizes are clipped between bounds that close on SGD's",
+        "Luo et al. 2019, Algorithm 2",
+        NORMALISED,
+        derived=_bounded,
+    ),
+    OptimizerRow(
+        "amsbound",
+        Elsewhere.named("pytorch_optimizer", "AdaBound", "pytorch-optimizer"),
+        "AdaBound over the highest mean square so far",
+        "Luo et al. 2019, Algorithm 3",
+        NORMALISED,
+        {"ams_bound": True},
+        derived=_bounded,
+    ),
+    OptimizerRow(
+        "schedule-free",
+        Elsewhere.named("schedulefree", "AdamWScheduleFree", "schedulefree"),
+        "AdamW evaluated at an average of its path, instead of a falling rate",
+        "Defazio et al. 2024, Algorithm 1",
+        NORMALISED,
+        schedule_free=True,
+    ),
 )
 
-OPTIMIZERS: Mapping[str, OptimizerRow] = MappingProxyType({row.name: row for row in _ROWS})
+# Rows whose package is not installed are known by name only, with what to install.
+_MISSING = {
+    row.name: row.optimizer.project
+    for row in _ROWS
+    if issubclass(row.optimizer, Elsewhere) and not row.optimizer.is_installed()
+}
+OPTIMIZERS: Mapping[str, OptimizerRow] = MappingProxyType({row.name: row for row in _ROWS if row.name not in _MISSING})
 
 
 def find_optimizer(name: str) -> OptimizerRow:
     """The row called `name`.
 
     Raises:
-        LabError: There is none; the message lists those there are.
+        LabError: There is none, and the message lists those there are; or its package is not installed.
 
     Example:
         >>> find_optimizer("sgd").rates
         (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     """
+    if name in _MISSING:
+        raise LabError(f"optimizer {name!r} is not installed: pip install {_MISSING[name]}")
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]

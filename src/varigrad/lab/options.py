@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
+
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.schedules import drops
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
+from varigrad.lab.tuning.grids import find_grid
+from varigrad.lab.tuning.space import Point, axes, halton
 
 _MOST_SEEDS = 1000
 _Item = TypeVar("_Item")
@@ -105,6 +111,96 @@ def parse_count(text: str, option: str, highest: int) -> int:
     return number
 
 
+def parse_workers(text: str | None, threads: int | None, device: torch.device) -> int:
+    """How many runs are made at once.
+
+    Args:
+        text: What was given, or None.
+        threads: CPU threads of a run; None if PyTorch chooses.
+        device: Where runs are made.
+
+    Raises:
+        LabError: It is no whole number from 1.
+
+    Example:
+        >>> parse_workers("3", 1, torch.device("cpu")), parse_workers(None, None, torch.device("cpu"))
+        (3, 1)
+    """
+    if text is not None:
+        return parse_count(text, "--workers", 1024)
+    if device.type == "cuda":
+        return torch.cuda.device_count() if str(device) == "cuda" else 1
+    # Runs of several threads want the machine for themselves; those of one share it evenly.
+    return max(1, (os.cpu_count() or 1) // threads) if threads and device.type == "cpu" else 1
+
+
+def parse_names(text: str, option: str) -> tuple[str, ...]:
+    """Names separated by commas.
+
+    Raises:
+        LabError: There is none, or one stands there twice.
+    """
+    names = _split(text)
+    if not names:
+        raise LabError(f"{option} {text!r}: no names (accepted: one or more, separated by commas)")
+    return _distinct(names, names, option, text)
+
+
+def parse_share(text: str, option: str) -> float:
+    """A number above 0 and up to 1.
+
+    Raises:
+        LabError: It is none.
+    """
+    accepted = "(accepted: a number above 0 and up to 1)"
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise LabError(f"{option} {text!r} is not a number {accepted}") from error
+    if not 0 < value <= 1:
+        raise LabError(f"{option} {text} is out of range {accepted}")
+    return value
+
+
+def parse_steps(text: str | None, task: Task) -> int:
+    """How many steps a run has; the task's number by default.
+
+    Raises:
+        LabError: It is no whole number from 1.
+    """
+    return task.steps if text is None else parse_count(text, "--steps", 10**9)
+
+
+def parse_threads(text: str | None, tasks: Sequence[Task]) -> int | None:
+    """CPU threads of a run: what was given, else the most that one of the tasks wants, else None.
+
+    Raises:
+        LabError: It is no whole number from 1.
+    """
+    if text is not None:
+        return parse_count(text, "--threads", 1024)
+    wanted = [task.threads for task in tasks]
+    return None if None in wanted else max(filter(None, wanted))
+
+
+def parse_points(
+    rows: Sequence[OptimizerRow], grid: str | None, space: str, trials: str, study: str
+) -> dict[str, tuple[Point, ...]]:
+    """What is tried with every optimizer: the points of a paper's grid, or those of a Halton sequence.
+
+    Raises:
+        LabError: A name or a number is wrong, or the paper has not tried an optimizer.
+    """
+    count = parse_count(trials, "--trials", 10_000)
+    if not study.isdecimal():
+        raise LabError(f"--study {study!r} is not a whole number (accepted: 0 or above)")
+    if grid is not None:
+        found = find_grid(grid)
+        return {row.name: found.of(row) for row in rows}
+    names = _split(space)
+    return {row.name: halton(axes(row, names), count, int(study)) for row in rows}
+
+
 def parse_weight_decay(text: str) -> float:
     """A weight decay: a finite number, 0 or more.
 
@@ -128,7 +224,10 @@ def require_schedule(name: str) -> str:
         LabError: There is none of that name.
     """
     if name not in SCHEDULES:
-        raise LabError(f"--schedule {name!r} does not exist (accepted: {', '.join(SCHEDULES)})")
+        try:
+            drops(name)
+        except LabError as error:
+            raise LabError(f"--{error}") from None
     return name
 
 

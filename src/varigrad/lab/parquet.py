@@ -1,4 +1,4 @@
-"""Image data sets stored as parquet tables of PNG files, in a folder or on the hub."""
+"""Image data sets stored as parquet tables of PNG or JPEG files, in a folder or on the hub."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class ImageTable:
 
     Attributes:
         hub_id: Its name there, such as `"ylecun/mnist"`.
-        image_column: Column of the images: structs of `bytes` (a PNG file) and `path`.
+        image_column: Column of the images: structs of `bytes` (an image file) and `path`.
         label_column: Column of the classes: integers from 0 to `classes - 1`.
         shape: Channels (1 or 3), height and width of every image.
         classes: Number of classes.
+        test: What the part to test on is called there.
+        formats: The formats its files have. Grey images among colour ones are taken from data sets with JPEG only.
     """
 
     hub_id: str
@@ -36,10 +38,16 @@ class ImageTable:
     label_column: str
     shape: tuple[int, int, int]
     classes: int
+    test: str = "test"
+    formats: tuple[str, ...] = ("PNG",)
+
+    def part(self, part: str) -> str:
+        """What `"train"` or `"test"` is called there."""
+        return self.test if part == "test" else part
 
     def files(self, part: str, folder: Path) -> list[Path]:
         """The files of `"train"` or `"test"` below `folder`, in order; none where there are none."""
-        return sorted((folder / self.hub_id).rglob(f"{part}-*.parquet"))
+        return sorted((folder / self.hub_id).rglob(f"{self.part(part)}-*.parquet"))
 
     def cached(self) -> bool:
         """Whether an earlier download of the data set seems to lie in the cache of `datasets` on this machine."""
@@ -60,14 +68,19 @@ def load_table(table: ImageTable, part: str, folder: Path | None) -> tuple[torch
         LabError: The data is missing, damaged or not what `table` says.
     """
     if folder is None:
-        return decode(_from_hub(table, part), table, f"{table.hub_id} ({part}) from the hub")
-    files = _complete(table, part, folder)
+        return decode(from_hub(table, part), table, f"{table.hub_id} ({table.part(part)}) from the hub")
+    files = complete(table, part, folder)
     parts = [decode(_read(path, table), table, str(path)) for path in files]
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _complete(table: ImageTable, part: str, folder: Path) -> list[Path]:
-    files = table.files(part, folder)
+def complete(table: ImageTable, part: str, folder: Path) -> list[Path]:
+    """The files of a part, all of them.
+
+    Raises:
+        LabError: Some are missing.
+    """
+    files, part = table.files(part, folder), table.part(part)
     if not files:
         raise LabError(
             f"no {part} data of {table.hub_id} in {folder}: expected "
@@ -75,7 +88,7 @@ def _complete(table: ImageTable, part: str, folder: Path) -> list[Path]:
             "hub, or give no folder (neither --data-dir nor VARIGRAD_DATA) and it is downloaded"
         )
     # A folder with one of two files missing would train on half the data and say nothing.
-    stated = re.search(r"-of-(\d+)\.parquet$", files[0].name)
+    stated = re.search(r"-of-(\d+)(-[0-9a-f]+)?\.parquet$", files[0].name)
     if stated and len(files) != int(stated[1]):
         raise LabError(
             f"{len(files)} of {int(stated[1])} {part} files of {table.hub_id} in {folder / table.hub_id}: "
@@ -96,7 +109,12 @@ def _read(path: Path, table: ImageTable) -> pyarrow.Table:
         ) from error
 
 
-def _from_hub(table: ImageTable, part: str) -> pyarrow.Table:
+def from_hub(table: ImageTable, part: str) -> pyarrow.Table:
+    """A part as the hub, or the cache of earlier downloads, has it.
+
+    Raises:
+        LabError: It cannot be had.
+    """
     import datasets
     import huggingface_hub
 
@@ -105,7 +123,7 @@ def _from_hub(table: ImageTable, part: str) -> pyarrow.Table:
     datasets.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        return datasets.load_dataset(table.hub_id, split=part).data.table
+        return datasets.load_dataset(table.hub_id, split=table.part(part)).data.table
     except Exception as error:  # whatever the network, the hub or its cache come up with, the remedy is the same
         raise LabError(
             f"cannot get {table.hub_id} from the hub ({type(error).__name__}: {error}); connect to the network, "
@@ -114,7 +132,7 @@ def _from_hub(table: ImageTable, part: str) -> pyarrow.Table:
 
 
 def decode(rows: pyarrow.Table, table: ImageTable, origin: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode every PNG of an arrow table.
+    """Decode every image of an arrow table.
 
     Args:
         rows: The arrow table.
@@ -157,11 +175,14 @@ def _decode_pngs(pngs: list[bytes], table: ImageTable, origin: str) -> np.ndarra
     pixels = np.empty((len(pngs), height, width, channels), dtype=np.uint8)
     for row, png in enumerate(pngs):
         try:
-            with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+            with Image.open(io.BytesIO(png), formats=table.formats) as opened:
+                # Photographs in grey stand among those in colour; drawn digits in colour would be a mistake.
+                image = opened.convert(mode) if "JPEG" in table.formats else opened
                 content = image.tobytes()
                 found = f"{image.mode} {image.height}x{image.width}"
         except (OSError, SyntaxError, TypeError, ValueError) as error:
-            raise LabError(f"{origin}: image {row} is damaged ({error}); expected PNG files") from error
+            expected = " or ".join(table.formats)
+            raise LabError(f"{origin}: image {row} is damaged ({error}); expected {expected} files") from error
         if found != f"{mode} {height}x{width}":
             raise LabError(f"{origin}: image {row} is {found}, expected {mode} {height}x{width}")
         pixels[row] = np.frombuffer(content, np.uint8).reshape(height, width, channels)

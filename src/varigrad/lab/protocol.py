@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import nn
-
 from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OptimizerRow
+from varigrad.lab.schedules import phases
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,5 @@ class Protocol:
             optimizer: The optimizer's name.
             stretch: How many times as many steps as the paper's are run.
         """
-        rates, starts = self.rates[optimizer], [stretch * start for start in self.starts]
-        return lambda step: rates[bisect.bisect_right(starts, step) - 1] / rates[0]
-
-    def penalty(self, model: nn.Module) -> torch.Tensor | float:
-        """What is added to the loss."""
-        return self.l1 * sum(p.abs().sum() for p in model.parameters()) if self.l1 else 0.0
+        rates = self.rates[optimizer]
+        return phases([stretch * start for start in self.starts], [rate / rates[0] for rate in rates])

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from varigrad.lab.batches import Batches, Normaliser
-from varigrad.lab.data import Data, Split
+from varigrad.lab import schedules
+from varigrad.lab.checkpoint import Checkpoints, NoCheckpoints
 from varigrad.lab.optimizers import OptimizerRow
-from varigrad.lab.tasks import Task
+from varigrad.lab.tasks.task import Task
 
-SCHEDULES = ("cosine", "constant", "paper")
-WARM_UP = 0.05  # share of the steps in which a cosine schedule rises to its rate
-_EVALUATION_BATCH = 1000
+SCHEDULES = ("cosine", "constant", "onecycle", "paper")  # and drops:STEP=FACTOR,...
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,20 @@ class Settings:
     Attributes:
         steps: Optimizer steps, at least 1.
         weight_decay: As each optimizer understands it, at least 0.
-        schedule: `"cosine"` (short linear warm-up, then down to 0), `"constant"` or `"paper"` (the task's protocol).
+        schedule: `"cosine"` (short linear warm-up, then down to 0), `"constant"`, `"onecycle"`, `"drops:..."` (see
+            `varigrad.lab.schedules`) or `"paper"` (the task's protocol).
         device: Where the data lies and the network is trained.
+        everything: Whether the validation part is trained on, too, as the papers did: nothing can be chosen on it then.
+        compiled: Whether training goes through `torch.compile`: a minute at the beginning, then shorter steps. Losses
+            differ in their last digits. It is not for `svgd` and others that take the model.
     """
 
     steps: int
     weight_decay: float = 0.0
     schedule: str = "cosine"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    everything: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Run:
         optimizer_ms: Median duration of `optimizer.step()`, in milliseconds.
         steps_per_second: Training alone, evaluations not counted.
         state_bytes: Bytes of optimizer state per parameter, at the end.
+        seconds: Seconds of training before each of the evaluations, which are not counted themselves.
     """
 
     lr: float
@@ -76,6 +82,7 @@ class Run:
     optimizer_ms: float
     steps_per_second: float
     state_bytes: float
+    seconds: tuple[float, ...] = ()
 
     @property
     def final(self) -> Evaluation:
@@ -91,15 +98,21 @@ class Run:
         """The step of the first evaluation whose test accuracy is at least `target`, if there is one."""
         return next((e.step for e in self.evaluations if e.test_accuracy >= target), None)
 
+    def seconds_to(self, target: float) -> float | None:
+        """Seconds of training before the first evaluation whose test accuracy is at least `target`."""
+        pairs = zip(self.evaluations, self.seconds, strict=True)
+        return next((seconds for e, seconds in pairs if e.test_accuracy >= target), None)
+
 
 def train(
     task: Task,
-    data: Data,
+    data: Any,
     row: OptimizerRow,
     lr: float,
     seed: int,
     settings: Settings,
     on_evaluation: Callable[[Evaluation, float], None] = lambda evaluation, steps_per_second: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Run:
     """Train once.
 
@@ -114,6 +127,8 @@ def train(
         seed: At least 0.
         settings: What all runs have in common.
         on_evaluation: Told every evaluation and the speed so far, in steps per second.
+        checkpoints: Where the state is kept between two steps. What was kept there before is gone on from, to the
+            bit: evaluations made before are not told again.
 
     Example:
         >>> from varigrad.lab.optimizers import find_optimizer
@@ -130,28 +145,56 @@ def train(
         model = task.model().to(device)
         optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
-        batches = Batches(data, task.batch_size, seed, task.pad)
-        normalise = Normaliser(data)
-        penalty = task.protocol.penalty if task.protocol and settings.schedule == "paper" else lambda model: 0.0
+        data = data.whole() if settings.everything else data
+        batches, loss_of = task.kind.batches(data, task.batch_size, seed, task.pad), task.kind.loss
+        penalty = _penalty(task, settings)
+        forward: Any = torch.compile(model) if settings.compiled else model
         stops = _evenly(settings.steps, task.evaluations)
         evaluations: list[Evaluation] = []
-        durations: list[float] = []
-        seconds = 0.0
-        for start, stop in zip([0, *stops], stops, strict=False):
+        durations: list[float] = []  # of optimizer.step()
+        trained: list[float] = []  # seconds before each evaluation
+        seconds, total, reached = 0.0, torch.zeros((), device=device), 0
+        checkpoints = checkpoints or NoCheckpoints()
+        if (saved := checkpoints.load()) is not None:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            scheduler.load_state_dict(saved["scheduler"])
+            _set_random_state(saved["random"], device)
+            evaluations = [Evaluation(**evaluation) for evaluation in saved["evaluations"]]
+            durations, trained = saved["durations"].tolist(), saved["trained"]
+            seconds, total, reached = saved["seconds"], saved["total"].to(device), saved["step"]
+        remaining = list(zip([0, *stops], stops, strict=False))[len(evaluations) :]
+        for start, stop in remaining:
             began = time.perf_counter()
-            total = torch.zeros((), device=device)
             model.train()
-            for step in range(start, stop):
-                inputs, labels = batches[step]
-                loss = nn.functional.cross_entropy(model(inputs), labels)
+            _set_mode(optimizer, "train")
+            for step in range(max(start, reached), stop):
+                loss = loss_of(forward, *batches[step])
                 optimizer.zero_grad()
-                (loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
+                (loss if penalty is None else loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
                 durations.append(_timed_step(optimizer, device))
                 scheduler.step()
                 total += loss.detach()
+                if checkpoints.due():
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "scheduler": scheduler.state_dict(),
+                        "random": _random_state(device),
+                        "evaluations": [asdict(evaluation) for evaluation in evaluations],
+                        "durations": torch.tensor(durations, dtype=torch.float64),
+                        "trained": trained,
+                        "seconds": seconds + time.perf_counter() - began,
+                        "total": total,
+                        "step": step + 1,
+                    }
+                    checkpoints.save(state)
             train_loss = total.item() / (stop - start)  # one wait for the device; a single NaN shows in the sum
+            total.zero_()
             seconds += time.perf_counter() - began
-            evaluation = _evaluate(model, normalise, data, stop, train_loss)
+            trained.append(seconds)
+            _set_mode(optimizer, "eval")
+            evaluation = _evaluate(task, model, data, stop, train_loss)
             evaluations.append(evaluation)
             on_evaluation(evaluation, stop / seconds)
             if math.isinf(evaluation.train_loss):
@@ -164,7 +207,13 @@ def train(
         optimizer_ms=1e3 * statistics.median(durations),
         steps_per_second=evaluations[-1].step / seconds,
         state_bytes=_state_bytes(optimizer) / sum(p.numel() for p in model.parameters()),
+        seconds=tuple(trained),
     )
+
+
+def _set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:
+    """Schedule-free optimizers train at one point and are judged at another; others have no modes."""
+    getattr(optimizer, mode, lambda: None)()
 
 
 def _timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
@@ -177,25 +226,32 @@ def _timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float
     return time.perf_counter() - began
 
 
-def _evaluate(model: nn.Module, normalise: Normaliser, data: Data, step: int, train_loss: float) -> Evaluation:
+def _evaluate(task: Task, model: nn.Module, data: Any, step: int, train_loss: float) -> Evaluation:
     model.eval()
     with torch.no_grad():
-        validation_loss, validation_accuracy = _measure(model, normalise, data.validation)
-        test_loss, test_accuracy = _measure(model, normalise, data.test)
+        validation_loss, validation_accuracy = task.kind.measure(model, data, "validation")
+        test_loss, test_accuracy = task.kind.measure(model, data, "test")
     if not all(math.isfinite(loss) for loss in (train_loss, validation_loss, test_loss)):
         return Evaluation(step, math.inf, math.inf, 0.0, math.inf, 0.0)
     return Evaluation(step, train_loss, validation_loss, validation_accuracy, test_loss, test_accuracy)
 
 
-def _measure(model: nn.Module, normalise: Normaliser, split: Split) -> tuple[float, float]:
-    device = split.labels.device
-    loss, correct = torch.zeros((), device=device), torch.zeros((), device=device)
-    for start in range(0, len(split), _EVALUATION_BATCH):
-        batch = split[start : start + _EVALUATION_BATCH]
-        logits = model(normalise(batch.images))
-        loss += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-        correct += (logits.argmax(1) == batch.labels).sum()
-    return loss.item() / len(split), correct.item() / len(split)
+def _penalty(task: Task, settings: Settings) -> Callable[[nn.Module], torch.Tensor] | None:
+    """What is added to the loss: the task's own penalty, and that of its protocol."""
+    l1 = task.protocol.l1 if task.protocol and settings.schedule == "paper" else 0.0
+    if not l1 and not task.l2:
+        return None
+
+    def penalty(model: nn.Module) -> torch.Tensor:
+        parts = []
+        if l1:
+            parts.append(l1 * torch.stack([p.abs().sum() for p in model.parameters()]).sum())
+        if task.l2:
+            weights = [p for p in model.parameters() if p.dim() > 1]
+            parts.append(0.5 * task.l2 * torch.stack([p.square().sum() for p in weights]).sum())
+        return torch.stack(parts).sum()
+
+    return penalty
 
 
 def _evenly(steps: int, evaluations: int) -> list[int]:
@@ -206,16 +262,9 @@ def _factor(task: Task, row: OptimizerRow, settings: Settings) -> Callable[[int]
     """What the learning rate is multiplied by in each step."""
     if settings.schedule == "paper" and task.protocol is not None:
         return task.protocol.factor(row.name, settings.steps / task.steps)
-    if settings.schedule == "constant":
-        return lambda step: 1.0
-    warm_up = math.ceil(WARM_UP * settings.steps)
-
-    def cosine(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, settings.steps - warm_up)))
-
-    return cosine
+    if settings.schedule == "cosine" and row.schedule_free:
+        return schedules.warm_up(settings.steps)
+    return schedules.factor(settings.schedule, settings.steps)
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -226,6 +275,17 @@ def _bytes(value: object) -> int:
     if isinstance(value, Mapping):
         return sum(map(_bytes, value.values()))
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 @contextmanager

@@ -192,6 +192,10 @@ class GradientVariance:
                 if problem := self._problem(name, param):
                     raise RuntimeError(f"{type(optimizer).__name__}(variance='batch') cannot step {name}: {problem}")
 
+    def is_current(self) -> bool:
+        """Returns whether every variance is that of its gradient as it is: not clipped or unscaled since."""
+        return all(self._problem(name, param) is None for name, param in self.params.items() if param.grad is not None)
+
     def _problem(self, name: str, param: Parameter) -> str | None:
         """What keeps the optimizer from using the variance of a parameter that has a gradient."""
         assert param.grad is not None

@@ -13,7 +13,6 @@ from torch import Tensor
 from varigrad.engine.optimizer import RuleOptimizer
 from varigrad.lab.errors import LabError, unknown_name
 from varigrad.lab.optimizers import OPTIMIZERS
-from varigrad.virtual import SVGD
 
 WAYS: dict[str, dict[str, bool]] = {
     "loop": {"foreach": False, "fused": False},
@@ -53,10 +52,8 @@ REFERENCE = Contender("adamw", "fused", lambda params: torch.optim.AdamW(params,
 
 def names() -> tuple[str, ...]:
     """The optimizers that can be timed here, the packages that are not installed left out."""
-    # SVGD, which takes a model, does its work in the backward pass; its step is plain gradient descent.
-    ours = [
-        n for n, row in OPTIMIZERS.items() if issubclass(row.optimizer, RuleOptimizer) and row.optimizer is not SVGD
-    ]
+    # Those that take a model do their work in the backward pass; their steps are timed with others.
+    ours = [n for n, row in OPTIMIZERS.items() if issubclass(row.optimizer, RuleOptimizer) and not row.takes_model]
     torchs = [name for name, (kind, _, _) in _TORCHS.items() if hasattr(torch.optim, kind)]
     return (*ours, *torchs, *_others())
 

@@ -19,30 +19,30 @@ def charts(comparison: Comparison) -> dict[str, Chart]:
 
 def _loss(comparison: Comparison) -> Chart:
     series = training_curves(comparison, "train_loss")
-    return _chart(series, _axis("step"), _axis("training loss", type="log", dtick=1, exponentformat="power"))
+    return chart(series, axis("step"), axis("training loss", type="log", dtick=1, exponentformat="power"))
 
 
 def _accuracy(comparison: Comparison) -> Chart:
     series = training_curves(comparison, "test_accuracy")
     target = comparison.task.target
     limits = accuracy_limits(series, target)
-    y_axis = _axis("test accuracy", tickformat="~%", hoverformat=".2%", range=limits)
-    chart = _chart(series, _axis("step"), y_axis)
+    y_axis = axis("test accuracy", tickformat="~%", hoverformat=".2%", range=limits)
+    drawn = chart(series, axis("step"), y_axis)
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": target, "y1": target}
-    chart["layout"]["shapes"] = [line | {"line": {"color": "#888888", "width": 1, "dash": "dot"}}]
+    drawn["layout"]["shapes"] = [line | {"line": {"color": "#888888", "width": 1, "dash": "dot"}}]
     note = {"text": "target", "xref": "paper", "x": 0, "xanchor": "left", "y": target, "yanchor": "bottom"}
-    chart["layout"]["annotations"] = [note | {"showarrow": False, "font": {"size": 11}}]
-    return chart
+    drawn["layout"]["annotations"] = [note | {"showarrow": False, "font": {"size": 11}}]
+    return drawn
 
 
 def _rates(comparison: Comparison) -> Chart:
     series = rate_curves(comparison)
     ceiling = loss_ceiling(series)
     lowest = min((value for line in series for value in line.finite().low), default=ceiling / 10)
-    chart = _chart(
+    drawn = chart(
         series,
-        _axis("learning rate", type="log", dtick=1, exponentformat="power"),
-        _axis(
+        axis("learning rate", type="log", dtick=1, exponentformat="power"),
+        axis(
             "validation loss at the end",
             type="log",
             dtick="D2",
@@ -55,15 +55,16 @@ def _rates(comparison: Comparison) -> Chart:
         best = contender.best
         if math.isfinite(best.validation_loss.mean):
             ring = {"symbol": "circle-open", "size": 15, "color": line.colour, "line": {"width": 2}}
-            chart["data"].append(_marks(line.name, [best.lr], best.validation_loss.mean, ring))
+            drawn["data"].append(marks(line.name, [best.lr], best.validation_loss.mean, ring))
         beyond = [rate for rate, mean in zip(line.x, line.mean, strict=True) if not mean <= ceiling]
-        chart["data"].append(
-            _marks(line.name, beyond, ceiling, {"symbol": "triangle-up", "color": line.colour, "size": 9})
+        drawn["data"].append(
+            marks(line.name, beyond, ceiling, {"symbol": "triangle-up", "color": line.colour, "size": 9})
         )
-    return chart
+    return drawn
 
 
-def _chart(series: Sequence[Series], x_axis: Chart, y_axis: Chart, mode: str = "lines") -> Chart:
+def chart(series: Sequence[Series], x_axis: Chart, y_axis: Chart, mode: str = "lines") -> Chart:
+    """Lines with a band from the lowest seed to the highest."""
     traces: list[Chart] = []
     for line in series:
         kept = line.finite()
@@ -90,10 +91,12 @@ def _chart(series: Sequence[Series], x_axis: Chart, y_axis: Chart, mode: str = "
     return {"data": traces, "layout": {"xaxis": x_axis, "yaxis": y_axis}}
 
 
-def _marks(name: str, x: Sequence[float], y: float, marker: Chart) -> Chart:
+def marks(name: str, x: Sequence[float], y: float, marker: Chart) -> Chart:
+    """Markers at one height, without words of their own."""
     hidden = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name}
     return {"x": list(x), "y": [y] * len(x), "mode": "markers", "marker": marker, "cliponaxis": False, **hidden}
 
 
-def _axis(title: str, **more: Any) -> Chart:
+def axis(title: str, **more: Any) -> Chart:
+    """An axis with a title."""
     return {"title": {"text": title, "standoff": 10}, "automargin": True, **more}

@@ -1,22 +1,19 @@
-"""The pictures, as PNG files."""
+"""The pictures of a comparison."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from varigrad.lab.comparison import Comparison
+from varigrad.lab.report.pictures import LINE_STYLES, empty, label
 from varigrad.lab.report.series import Series, accuracy_limits, loss_ceiling, rate_curves, training_curves
 
-_DOTS_PER_INCH = 150
 
-
-def training_png(comparison: Comparison) -> bytes:
+def training(comparison: Comparison) -> Figure:
     """Training loss and test accuracy over the steps, each optimizer at its best learning rate."""
     figure, (left, right) = _figure(comparison, panels=2)
     losses = training_curves(comparison, "train_loss")
@@ -39,10 +36,10 @@ def training_png(comparison: Comparison) -> bytes:
         color="#666666",
     )
     figure.legend(*right.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    return _png(figure)
+    return figure
 
 
-def rates_png(comparison: Comparison) -> bytes:
+def rates(comparison: Comparison) -> Figure:
     """How much the learning rate matters: final validation loss over the rates that were tried."""
     figure, (axes,) = _figure(comparison, panels=1)
     series = rate_curves(comparison)
@@ -61,42 +58,29 @@ def rates_png(comparison: Comparison) -> bytes:
     axes.set_ylim(None, ceiling)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right center")
     axes.set_title("ring: chosen rate; triangle: diverged, or off the scale", fontsize=8, color="#666666", loc="left")
-    return _png(figure)
+    return figure
 
 
 def _figure(comparison: Comparison, panels: int) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(
-        figsize=(1.8 + (5.2 if panels > 1 else 6.4) * panels, 4.4), dpi=_DOTS_PER_INCH, layout="constrained"
-    )
-    FigureCanvasAgg(figure)  # no pyplot: nothing global is touched, no window is ever opened
+    figure, axes = empty(panels)
     seeds = len(comparison.seeds)
     band = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
     figure.suptitle(f"{comparison.task.name}: {comparison.task.summary} ({band})", fontsize=11, x=0.01, ha="left")
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
+    return figure, axes
 
 
 def _draw(axes: Axes, series: Sequence[Series], x_label: str, y_label: str, marker: str | None = None) -> None:
-    styles = {"solid": "-", "dash": "--", "dot": ":"}
     for line in series:
         kept = line.finite()
         axes.fill_between(kept.x, kept.low, kept.high, color=line.colour, alpha=0.15, linewidth=0)
         axes.plot(
             kept.x,
             kept.mean,
-            styles[line.dash],
+            LINE_STYLES[line.dash],
             color=line.colour,
             label=line.name,
             linewidth=1.7,
             marker=marker,
             markersize=4,
         )
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(color="#000000", alpha=0.08)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    label(axes, x_label, y_label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
@@ -22,17 +23,10 @@ def page(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         comparison: What was found.
         provenance: Where it comes from, such as `varigrad.lab.machine.provenance` gives it.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     seeds = len(comparison.seeds)
     names = [contender.row.name for contender in comparison.contenders]
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
         comparison=comparison,
         title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'} on {comparison.task.name}",
         band=f"Line: mean; band: range over {seeds} seeds." if seeds > 1 else "One seed.",
@@ -48,5 +42,22 @@ def page(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         provenance={**provenance, "duration": f"{comparison.seconds:,.0f} s"},
         colours={name: colour(name) for name in names},
         charts=charts(comparison),
-        plotly=get_plotlyjs(),
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page made from a template that extends `base.html`, with Plotly inside.
+
+    Args:
+        template: Its file, beside this one.
+        **values: What stands in it; `title`, `provenance` and `charts` at least.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.get_template(template).render(**values, plotly=get_plotlyjs())

@@ -12,8 +12,9 @@ The keys, top down:
   `best_test_accuracy` (each `mean` and `std`), `steps_to_target` (`median`, `reached`), `optimizer_ms_per_step`,
   `state_bytes_per_parameter`; and `rungs`, all rates that were tried.
 - each of `rungs`: `lr`, `validation_loss` (`mean`, `std`) and `runs`, one for each seed: `seed`, `diverged`,
-  `optimizer_ms_per_step`, `steps_per_second`, `state_bytes_per_parameter` and the `curves`: lists of equal length,
-  `step`, `train_loss`, `validation_loss`, `validation_accuracy`, `test_loss`, `test_accuracy`.
+  `optimizer_ms_per_step`, `steps_per_second`, `state_bytes_per_parameter`, `seconds` (of training, before each
+  evaluation) and the `curves`: lists of equal length, `step`, `train_loss`, `validation_loss`,
+  `validation_accuracy`, `test_loss`, `test_accuracy`.
 - `provenance`: `command`, `date`, `seconds` and the versions and processors of the machine.
 
 Accuracies lie between 0 and 1; `std` is the sample standard deviation over the seeds. `null` stands for what is not
@@ -64,7 +65,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         "optimizers": [_contender(contender, task) for contender in comparison.contenders],
         "provenance": {**provenance, "seconds": round(comparison.seconds, 3)},
     }
-    return json.dumps(_finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _rates(comparison: Comparison) -> str | list[float]:
@@ -97,10 +98,11 @@ def _contender(contender: Contender, task: Task) -> dict[str, Any]:
 
 def _rung(rung: Rung) -> dict[str, Any]:
     spread: Spread = rung.validation_loss
-    return {"lr": rung.lr, "validation_loss": asdict(spread), "runs": [_run(run) for run in rung.runs]}
+    return {"lr": rung.lr, "validation_loss": asdict(spread), "runs": [run_record(run) for run in rung.runs]}
 
 
-def _run(run: Run) -> dict[str, Any]:
+def run_record(run: Run) -> dict[str, Any]:
+    """One of `runs`, as told above."""
     rows = [asdict(evaluation) for evaluation in run.evaluations]
     return {
         "seed": run.seed,
@@ -108,14 +110,15 @@ def _run(run: Run) -> dict[str, Any]:
         "optimizer_ms_per_step": run.optimizer_ms,
         "steps_per_second": run.steps_per_second,
         "state_bytes_per_parameter": run.state_bytes,
+        "seconds": list(run.seconds),
         "curves": {key: [row[key] for row in rows] for key in rows[0]},
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with None for every number JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Commands of `varigrad` that have a file of their own; `varigrad.cli` puts them together."""

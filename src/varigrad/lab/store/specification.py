@@ -1,0 +1,111 @@
+"""What a run is: all that its result depends on, and the key that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from varigrad.lab.optimizers import OptimizerRow, find_optimizer
+from varigrad.lab.tasks import Task
+from varigrad.lab.training import Settings
+
+# To be counted up when a change of the lab changes what a run gives: runs kept from before are then other runs.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Specification:
+    """All that a run's result depends on, as plain values; neither code nor paths.
+
+    Attributes:
+        task: The task's name.
+        batch_size: The task's, so that a task that is changed gives other runs.
+        evaluations: The task's number of evaluations, for the same reason.
+        optimizer: The optimizer's name.
+        arguments: Its fixed keyword arguments.
+        lr: Learning rate.
+        seed: The run's seed.
+        settings: The values of `Settings`, but for the device.
+        device: Kind of device, such as `"cpu"` or `"cuda"`: each rounds in its own way.
+        protocol: The lab's way of training, as a number.
+    """
+
+    task: str
+    batch_size: int
+    evaluations: int
+    optimizer: str
+    arguments: Mapping[str, Any]
+    lr: float
+    seed: int
+    settings: Mapping[str, Any]
+    device: str
+    protocol: int = PROTOCOL
+
+    @classmethod
+    def of(cls, task: Task, row: OptimizerRow, lr: float, seed: int, settings: Settings) -> Specification:
+        """The specification of what `train` does with the same arguments.
+
+        Example:
+            >>> from varigrad.lab.tasks import find_task
+            >>> spec = Specification.of(find_task("digits"), find_optimizer("sgd"), 0.1, 0, Settings(steps=300))
+            >>> spec.arguments, len(spec.key)
+            ({'momentum': 0.9}, 16)
+        """
+        return cls(
+            task=task.name,
+            batch_size=task.batch_size,
+            evaluations=task.evaluations,
+            optimizer=row.name,
+            arguments=json.loads(json.dumps(dict(row.arguments))),  # as they come back from a file
+            lr=float(lr),
+            seed=seed,
+            settings={
+                field.name: getattr(settings, field.name)
+                for field in dataclasses.fields(settings)
+                if field.name != "device"
+            },
+            device=settings.device.type,
+        )
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Specification:
+        """The specification that `dataclasses.asdict` has turned into `values`.
+
+        Raises:
+            TypeError: A value is missing, or there is one too many.
+        """
+        return cls(**values)
+
+    def canonical(self) -> str:
+        """The one way to write it down: JSON with sorted keys and no space."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def key(self) -> str:
+        """The name of the run in a store: the first 16 hexadecimal digits of the SHA-256 of the canonical form."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """For people, such as `"digits, vsgd, lr 0.01, seed 3"`."""
+        decay = f", weight decay {self.settings['weight_decay']:g}" if self.settings["weight_decay"] else ""
+        return f"{self.task}, {self.optimizer}, lr {self.lr:g}{decay}, seed {self.seed}"
+
+    def row(self) -> OptimizerRow:
+        """The optimizer, with its arguments."""
+        arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in self.arguments.items()}
+        return dataclasses.replace(find_optimizer(self.optimizer), arguments=arguments)
+
+    def settings_on(self, device: torch.device) -> Settings:
+        """What `train` takes.
+
+        Args:
+            device: The device to train on, of the specification's kind.
+        """
+        return Settings(**self.settings, device=device)

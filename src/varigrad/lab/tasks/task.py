@@ -1,0 +1,50 @@
+"""A task: data, a network for it, and how long it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from varigrad.lab.data import DataSource
+from varigrad.lab.kinds import Kind
+from varigrad.lab.kinds.images import Classification
+from varigrad.lab.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to train: every optimizer gets the same.
+
+    Attributes:
+        name: What the command line calls it.
+        summary: Data and network, in one line.
+        data: Where the data comes from.
+        model: Makes a freshly initialised network; draws from the global random generator.
+        batch_size: Images per step; rows of a text, draws of a problem.
+        steps: Steps per run unless told otherwise.
+        seeds: Number of runs per learning rate unless told otherwise.
+        target: Test accuracy whose first reaching is counted in steps, between 0 and 1.
+        pad: Augmentation: shifts of up to this many pixels, and mirror images; 0 for none.
+        evaluations: How often a run is evaluated, evenly spaced, the last step included.
+        threads: CPU threads unless told otherwise; None leaves the choice to PyTorch.
+        protocol: How a paper trained it, if one did.
+        kind: What is learnt: how batches are drawn, what the loss is, how the network is judged.
+        l2: Coefficient of half the squared weights (not biases and the like) that is added to the loss.
+    """
+
+    name: str
+    summary: str
+    data: DataSource
+    model: Callable[[], nn.Module]
+    batch_size: int
+    steps: int
+    seeds: int
+    target: float
+    pad: int = 0
+    evaluations: int = 24
+    threads: int | None = None
+    protocol: Protocol | None = None
+    kind: Kind = field(default_factory=Classification)
+    l2: float = 0.0
