@@ -4,7 +4,7 @@ Training is timed step by step: every round has four ordinary steps and a look, 
 else the machine does meets both. The cost of a look is what its two steps took more than two ordinary ones, in
 processor time; its share is that over 250 steps. Medians of the rounds, with the range of their middle half.
 
-    python benchmarks/monitor_overhead.py --data-dir FOLDER --json results/monitor-overhead.json
+    python benchmarks/monitor_overhead.py --data-dir FOLDER --json results/noise-scale/monitor-overhead.json
 """
 
 from __future__ import annotations

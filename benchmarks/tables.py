@@ -130,12 +130,12 @@ def overview():
 
 def commands(study):
     """The commands that make a study's files again, each of them once, in lines that fit a page."""
-    told, path = [], RESULTS / study
-    for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
-        record = json.loads(file.read_text("utf-8"))
-        if file.name != "summary.json":  # which repeats what it is made from
+    told = []
+    for path in sorted((RESULTS / study).rglob("*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        if path.name != "summary.json":  # which repeats what it is made from
             one = record.get("provenance", record)
-            told += [entry["command"] for entry in (one if isinstance(one, list) else [one]) if "command" in entry]
+            told += [entry["command"] for entry in (one if isinstance(one, list) else [one])]
     lines = []
     for command in dict.fromkeys(told):
         lines.append("")

@@ -11,17 +11,8 @@ from torch import Tensor
 from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Switch
 
 __all__ = [
-    "CYCLED",
-    "FLAGS",
-    "SHARED",
-    "check",
-    "cycled",
-    "group_of",
-    "known_flags",
-    "name_of",
-    "place",
-    "refuse_tensors",
-    "refuse_unknown",
+    *("CYCLED", "FLAGS", "SHARED", "check", "cycled", "group_of"),
+    *("known_flags", "name_of", "place", "refuse_tensors", "refuse_unknown"),
 ]
 
 SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
