@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .loss_scale import UNSCALED, LossScale
+from .per_tensor import note
 from .rounding import LOW_PRECISION
 from .rule import SKIPPED, Rule
 from .storage import COMPENSATION, EXACT, PLAIN, Rounding, is_sharded, layout, load, local, place, real, store, summed
 
-__all__ = ["Bucket", "buckets", "note", "run"]
+__all__ = ["Bucket", "buckets", "run"]
 
 
 class Bucket(NamedTuple):
@@ -121,21 +122,6 @@ def run(
         store(stored, tensors, written, rounding)
     for name, column in summed(sums, params).items():
         note([state[name] for state in states], column)
-
-
-def note(targets: list[Tensor], values: list[Tensor] | Tensor) -> None:
-    """Writes a number into each of some 0-dim tensors.
-
-    Args:
-        targets: Where to.
-        values: The numbers, as tensors, or as the entries of one, which the host may then wait for. A thousand tensors
-            made of that at every step would have Python search the whole program for garbage.
-    """
-    if isinstance(values, Tensor) and values.device.type == "cpu" and not torch.compiler.is_compiling():
-        for target, value in zip(targets, values.tolist(), strict=True):
-            target.fill_(value)
-    else:
-        torch._foreach_copy_(targets, list(values))
 
 
 def _unscaling(scale: LossScale, maximize: bool, count: int) -> dict[str, float | list[Tensor]]:

@@ -21,15 +21,15 @@ from . import fused as fused_way
 from . import loop as loop_way
 from . import triton_way
 from .belief import Belief, believed
-from .bucket import buckets, note, run
+from .bucket import buckets, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
 from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, name_of, place, refuse_tensors, refuse_unknown
 from .hyperparameters import Accepts
 from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
+from .per_tensor import advance, column, note
 from .rounding import LOW_PRECISION
 from .rule import Rule
-from .steps import advance
 from .storage import COMPENSATION, PLAIN, local, real, width
 
 __all__ = ["RuleOptimizer"]
@@ -445,8 +445,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
     ) -> dict[str, float | list[Any]]:
         """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
-        memory = {name: _column(states, name) for name in (*rule.statistics, *rule.memory)}
-        values = self.scalars(_precise(_column(states, "step")) if count is None else count, group, memory)
+        memory = {name: column([state[name] for state in states]) for name in (*rule.statistics, *rule.memory)}
+        values = self.scalars(
+            _precise(column([state["step"] for state in states])) if count is None else count, group, memory
+        )
         for name in rule.memory:
             if name in values and group["differentiable"]:
                 for state, value in zip(states, values[name].unbind(), strict=True):
@@ -494,11 +496,6 @@ def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float
         value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
         for value, device in zip(column, devices, strict=True)
     ]
-
-
-def _column(states: list[dict[str, Tensor]], name: str) -> Tensor:
-    """What the tensors of a bucket have under one name, which is a number for each."""
-    return torch.stack([state[name] for state in states])
 
 
 def _each(value: Any, states: list[dict[str, Tensor]], on_host: bool) -> float | list[Any]:

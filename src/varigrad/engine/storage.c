@@ -24,9 +24,17 @@ typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, in
 
 typedef union { float number; uint32_t bits; } word;
 
-/* Adds one to each count. */
+/* One number of each tensor: adds one to it, reads it, writes it. */
 void varigrad_advance(int64_t tensors, float *const *steps, double *counts) {
     for (int64_t k = 0; k < tensors; k++) counts[k] = *steps[k] += 1;
+}
+
+void varigrad_read(int64_t tensors, const float *const *places, double *numbers) {
+    for (int64_t k = 0; k < tensors; k++) numbers[k] = *places[k];
+}
+
+void varigrad_write(int64_t tensors, float *const *places, const double *numbers) {
+    for (int64_t k = 0; k < tensors; k++) *places[k] = (float)numbers[k];
 }
 
 static inline uint32_t mix(uint32_t x) {

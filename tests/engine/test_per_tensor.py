@@ -1,0 +1,38 @@
+"""Counting steps and keeping numbers, by compiled code and without it."""
+
+import pytest
+import torch
+
+from varigrad.engine import per_tensor
+
+
+@pytest.fixture(params=["compiled", "without a library"])
+def way(request, monkeypatch):
+    if request.param != "compiled":
+        monkeypatch.setattr(per_tensor, "kernels", lambda: "there is none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_count_goes_up_by_one(way, dtype):
+    counts = [torch.tensor(float(count), dtype=dtype) for count in (0, 7, 2**23, 0)]
+    assert per_tensor.advance(counts) == [1.0, 8.0, 2.0**23 + 1, 1.0]
+    assert [count.item() for count in counts] == [1.0, 8.0, 2.0**23 + 1, 1.0]
+    assert {count.dtype for count in counts} == {dtype}
+
+
+def test_views_of_one_tensor_are_counted_where_they_are(way):
+    counts = torch.arange(6.0)
+    assert per_tensor.advance([counts[1], counts[4]]) == [2.0, 5.0]
+    assert counts.tolist() == [0.0, 2.0, 2.0, 3.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_are_read_in_order_and_written_back(way, dtype):
+    tensors = [torch.tensor(value, dtype=dtype) for value in (0.1, -3.0, float("inf"), 0.0)]
+    read = per_tensor.column(tensors)
+    assert read.dtype is dtype
+    assert read.tolist() == [tensor.item() for tensor in tensors]
+    per_tensor.note(tensors, read.double() * 2)
+    assert [tensor.item() for tensor in tensors] == (read * 2).tolist()
+    per_tensor.note(tensors, [torch.tensor(float(value)) for value in range(4)])
+    assert [tensor.item() for tensor in tensors] == [0.0, 1.0, 2.0, 3.0]
