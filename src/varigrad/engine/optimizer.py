@@ -23,11 +23,12 @@ from . import triton_way
 from .belief import Belief, believed
 from .bucket import buckets, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
-from .groups import CYCLED, FLAGS, SHARED, check, cycled, known_flags, name_of, place, refuse_tensors, refuse_unknown
+from .groups import CYCLED, FLAGS, SHARED, check, known_flags, name_of, place, refuse_tensors, refuse_unknown
 from .hyperparameters import Accepts
+from .keywords import keyword_arguments
 from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
-from .per_tensor import advance, column, note
+from .per_tensor import advance
 from .rounding import LOW_PRECISION
 from .rule import Rule
 from .storage import COMPENSATION, PLAIN, local, real, width
@@ -404,7 +405,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             counts = advance(steps)
         rule = self.rule_for(group)
         for count, bucket in buckets(rule, counts, params, grads, states, inputs):
-            scalars = self._scalars(rule, group, bucket.states, count)
+            scalars = keyword_arguments(self.scalars, rule, group, bucket.states, count)
             run(rule, self._way(group, bucket.params), bucket, scalars, group, count, scale)
 
     def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
@@ -417,53 +418,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         # A compiler makes its own kernels from the plain loop.
         by_one = group["foreach"] is False or (group["foreach"] is None and torch.compiler.is_compiling())
         return loop_way if group["differentiable"] or by_one else foreach_way
-
-    def _scalars(
-        self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
-    ) -> dict[str, float | list[Any]]:
-        """Returns the rule's keyword arguments: numbers for the whole bucket, or a number for each parameter."""
-        lr = group["lr"]
-        if isinstance(lr, Tensor):
-            on_host = count is not None and not group["differentiable"]
-            lr = lr.item() if on_host else _precise(lr.reshape(()))
-        settings = {**group, "lr": lr}
-        if (beta := cycled(group)) is not None:
-            settings["beta"] = beta
-        remembered = (*rule.statistics, *rule.memory)
-        if count is not None and not remembered:
-            return self._with_decay(settings, self.scalars(count, settings, {}))
-        if remembered:
-            return self._remembering(rule, settings, states, count)
-        columns: dict[str, list[Any]] = defaultdict(list)
-        for state in states:
-            values = self.scalars(_precise(state["step"]), settings, {})
-            for name, value in self._with_decay(settings, values).items():
-                columns[name].append(value)
-        return {name: _shared_or_each(column, states) for name, column in columns.items()}
-
-    def _remembering(
-        self, rule: Rule, group: Mapping[str, Any], states: list[dict[str, Tensor]], count: float | None
-    ) -> dict[str, float | list[Any]]:
-        """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
-        memory = {name: column([state[name] for state in states]) for name in (*rule.statistics, *rule.memory)}
-        values = self.scalars(
-            _precise(column([state["step"] for state in states])) if count is None else count, group, memory
-        )
-        for name in rule.memory:
-            if name in values and group["differentiable"]:
-                for state, value in zip(states, values[name].unbind(), strict=True):
-                    state[name] = value.to(state[name].dtype)
-            elif name in values:
-                new = values[name] if count is not None else list(values[name].unbind())
-                note([state[name] for state in states], new)
-        wanted = self._with_decay(group, {name: values[name] for name in rule.keywords})
-        on_host = count is not None and not group["differentiable"]
-        return {name: _each(value, states, on_host) for name, value in wanted.items()}
-
-    def _with_decay(self, group: Mapping[str, Any], scalars: dict[str, Any]) -> dict[str, Any]:
-        if group["weight_decay"] != 0:
-            scalars["decay"] = 1.0 - group["lr"] * group["weight_decay"]
-        return scalars
 
 
 def _kept_by_others() -> set[str]:
@@ -485,28 +439,3 @@ def _compensate(wanted: bool, param: Tensor, state: dict[str, Tensor]) -> None:
         state[COMPENSATION] = torch.zeros_like(param, requires_grad=False)
     elif not wanted:
         state.pop(COMPENSATION, None)
-
-
-def _shared_or_each(column: list[Any], states: list[dict[str, Tensor]]) -> float | list[Tensor]:
-    """The one number that all tensors of a bucket have, or a 0-dim tensor for each of them."""
-    if not any(isinstance(value, Tensor) for value in column) and len(set(column)) == 1:
-        return float(column[0])
-    devices = [state["step"].device for state in states]
-    return [
-        value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
-        for value, device in zip(column, devices, strict=True)
-    ]
-
-
-def _each(value: Any, states: list[dict[str, Tensor]], on_host: bool) -> float | list[Any]:
-    """The number that all tensors of a bucket have, or one for each: a 0-dim tensor unless the host may know it."""
-    if not isinstance(value, Tensor):
-        return float(value)
-    if not value.dim():
-        return [value] * len(states)
-    return value.tolist() if on_host and value.device.type == "cpu" else list(value.unbind())
-
-
-def _precise(number: Tensor) -> Tensor:
-    """A 0-dim tensor in the dtype that the host's numbers have, on the devices that have it."""
-    return number if number.device.type == "mps" else number.double()
