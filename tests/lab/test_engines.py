@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,16 @@ def failing() -> Job:
     return dataclasses.replace(job(99), row=dataclasses.replace(OPTIMIZERS["sgd"], arguments={"nonsense": 1}))
 
 
-def test_worker_processes_one_of_them_killed_and_a_run_that_fails(tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the workers: sums that are shared out differently differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_worker_processes_one_of_them_killed_and_a_run_that_fails(tmp_path: Path, one_thread: None) -> None:
     """What a process does, all other things being what this process does: one test, for it takes seconds to begin."""
     jobs = [job(seed, name, steps=60) for name in ("sgd", "vsgd") for seed in (0, 1, 2)]
     here = done_by(Here(lambda task: DATA), jobs)
