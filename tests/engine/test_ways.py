@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from varigrad.engine import fused, loop
+from varigrad.engine.compiled import side_by_side
 from varigrad.engine.rule import maximum, minimum, rule, sign, where
 from varigrad.engine.storage import Rounding, load, store
 
@@ -342,3 +343,18 @@ def test_a_backward_through_a_stepped_parameter_raises(way, dtype):
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_a_parameter_that_was_given_other_data_is_refused():
+    """With as many elements in another shape, they would be mixed up with those of the state or the gradient."""
+    param = torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = Momentum([param], fused=True)
+    param.grad = torch.ones(2, 3)
+    optimizer.step()
+    param.grad, grad = None, torch.ones(3, 2)
+    param.data = torch.zeros(3, 2)
+    param.grad = grad
+    with pytest.raises(RuntimeError, match=r"mean of a parameter of shape \(3, 2\) has the shape \(2, 3\): was the"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match=r"the grad of a parameter of shape \(3, 2\) has the shape \(2, 3\)"):
+        side_by_side({"param": [torch.zeros(3, 2)], "grad": [torch.zeros(2, 3)]}, ["param"])

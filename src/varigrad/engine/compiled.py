@@ -39,16 +39,17 @@ def readable(column: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return column if known else [tensor.to(dtype) for tensor in column]
 
 
-def side_by_side(tensors: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+def side_by_side(tensors: dict[str, list[Tensor]], names: Sequence[str]) -> dict[str, list[Tensor]]:
     """Returns the tensors, copied where the elements of one parameter's arrays do not lie in memory alike.
 
     Args:
         tensors: The columns of a bucket, `param` among them; returned itself where nothing needs a copy.
+        names: Those that are written: no lazily negated views.
 
     Raises:
         RuntimeError: If a shape is not that of the parameter.
     """
-    return tensors if _are_plain(tensors) else _plain(tensors)
+    return tensors if _are_plain(tensors, names) else _plain(tensors)
 
 
 def written(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]], names: Iterable[str]) -> None:
@@ -69,16 +70,18 @@ def written(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]]
                     tensor.copy_(copy)
 
 
-def _are_plain(tensors: Mapping[str, list[Tensor]]) -> bool:
+def _are_plain(tensors: Mapping[str, list[Tensor]], names: Sequence[str]) -> bool:
     """Whether the compiled code can take the tensors as they are."""
-    # One question to a thousand small tensors at a time: all of them to one tensor after the other cost more than the
-    # step.
-    shapes = [param.shape for param in tensors["param"]]
-    return all(
-        all(map(Tensor.is_contiguous, column))
-        and not any(map(Tensor.is_neg, column))
-        and (column is tensors["param"] or [tensor.shape for tensor in column] == shapes)
-        for column in tensors.values()
+    # One question to a thousand small tensors at a time, and the cheapest that will do: all of them to one tensor after
+    # the other cost more than the step. A parameter that was given other data has another shape than all of its state.
+    other = names[1] if len(names) > 1 else "grad"
+    shapes, others = ([tensor.shape for tensor in tensors[name]] for name in ("param", other))
+    sizes = list(map(Tensor.numel, tensors["param"]))
+    return (
+        all(all(map(Tensor.is_contiguous, column)) for column in tensors.values())
+        and not any(any(map(Tensor.is_neg, column)) for name, column in tensors.items() if name not in names)
+        and all(list(map(Tensor.numel, column)) == sizes for column in tensors.values())
+        and shapes == others
     )
 
 

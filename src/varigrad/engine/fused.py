@@ -62,9 +62,10 @@ def run(
     Returns:
         For every name in `rule.statistics` its sums over the tensors.
     """
-    plain = side_by_side(tensors)
+    names = [name for name in ("param", *rule.state, COMPENSATION) if name in tensors]
+    plain = side_by_side(tensors, names)
     sums = _call(rule, plain, scalars, maximize, rounding)
-    written(plain, tensors, [name for name in ("param", *rule.state, COMPENSATION) if name in plain])
+    written(plain, tensors, names)
     return sums
 
 

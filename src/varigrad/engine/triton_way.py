@@ -99,13 +99,14 @@ def run(
     Returns:
         For every name in `rule.statistics` its sum over each tensor, on the device.
     """
-    plain = side_by_side(tensors)
+    names = [name for name in ("param", *rule.state, COMPENSATION) if name in tensors]
+    plain = side_by_side(tensors, names)
     full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
     device = plain["param"][0].device
     # Triton launches on the current device.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         sums = _launch(rule, plain, full, rounding, device)
-    written(plain, tensors, [name for name in ("param", *rule.state, COMPENSATION) if name in plain])
+    written(plain, tensors, names)
     return {name: list(row) for name, row in zip(rule.statistics, sums, strict=True)}
 
 
