@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from varigrad.lab.noise.advice import advice, basis, number
 from varigrad.lab.noise.display import COLOURS
 from varigrad.lab.noise.findings import Findings
+from varigrad.lab.report.page import rendered
 
 __all__ = ["charts", "page"]
 
@@ -28,14 +25,6 @@ def page(found: Findings, title: str, provenance: Mapping[str, str]) -> str:
         title: The run's name.
         provenance: Where the page comes from.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     batch = found.batch_size or 1.0
     rows = [
         (
@@ -50,8 +39,9 @@ def page(found: Findings, title: str, provenance: Mapping[str, str]) -> str:
         )
         for layer in found.layers
     ]
-    return environment.get_template("page.html").render(
-        title=title,
+    return rendered(
+        "noise.html",
+        title=f"Noise: {title}",
         advice=advice(found),
         basis=basis(found),
         unit="samples" if found.batch_size else "batches",
@@ -59,7 +49,6 @@ def page(found: Findings, title: str, provenance: Mapping[str, str]) -> str:
         tall=max(240, 60 + 22 * len(found.layers)),
         provenance=provenance,
         charts=charts(found),
-        plotly=get_plotlyjs(),
     )
 
 
@@ -88,7 +77,10 @@ def charts(found: Findings) -> dict[str, Any]:
     }
     axis = {"title": {"text": "step"}, "automargin": True}
     rows = {"automargin": True, "autorange": "reversed", "type": "category"}
-    return {"heat": {"data": [heat], "layout": {"xaxis": axis, "yaxis": rows}}, "scale": _scale(found)}
+    return {
+        "heat": {"data": [heat], "layout": {"xaxis": axis, "yaxis": rows, "hovermode": "closest"}},
+        "scale": _scale(found),
+    }
 
 
 def _scale(found: Findings) -> dict[str, Any]:
