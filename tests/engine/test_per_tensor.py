@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from varigrad.engine import per_tensor
+from varigrad.engine.keywords import keyword_arguments
+
+from .toy_rules import Learned
 
 
 @pytest.fixture(params=["compiled", "without a library"])
@@ -36,3 +39,12 @@ def test_numbers_are_read_in_order_and_written_back(way, dtype):
     assert [tensor.item() for tensor in tensors] == (read * 2).tolist()
     per_tensor.note(tensors, [torch.tensor(float(value)) for value in range(4)])
     assert [tensor.item() for tensor in tensors] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_autograd_is_not_cut_off_where_it_is_to_follow():
+    optimizer = Learned([torch.zeros(3, requires_grad=True)], differentiable=True)
+    state = {"step": torch.tensor(2.0), "logit": torch.tensor(0.1), "agreement": torch.tensor(2.0, requires_grad=True)}
+    (group,) = optimizer.param_groups
+    found = keyword_arguments(optimizer.scalars, optimizer.rule, group, [state], 2.0)
+    (slope,) = torch.autograd.grad(found["gain"][0], state["agreement"])
+    assert slope > 0

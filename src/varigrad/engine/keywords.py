@@ -57,7 +57,9 @@ def _remembering(
     scalars: Scalars, rule: Rule, group: Mapping[str, Any], states: list[State], count: float | None
 ) -> dict[str, float | list[Any]]:
     """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
-    memory = {name: column([state[name] for state in states]) for name in (*rule.statistics, *rule.memory)}
+    # Compiled code reads numbers, and autograd would not know where they are from.
+    gather = torch.stack if group["differentiable"] else column
+    memory = {name: gather([state[name] for state in states]) for name in (*rule.statistics, *rule.memory)}
     step: Scalar = _precise(column([state["step"] for state in states])) if count is None else count
     values = scalars(step, group, memory)
     for name in rule.memory:
