@@ -8,7 +8,8 @@ from torch import nn
 from varigrad.lab import optimizers
 from varigrad.lab.data import Digits
 from varigrad.lab.errors import LabError
-from varigrad.lab.muon import MuonAndAdamW
+from varigrad.lab.models.gpt import GPT
+from varigrad.lab.muon import MuonAndAdamW, inner_matrices
 from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
 from varigrad.lab.tasks import TASKS
 from varigrad.lab.training import Settings, train
@@ -64,6 +65,13 @@ def test_muon_steps_the_kernels_of_inner_convolutions_as_matrices(memory: torch.
     assert torch.allclose(model[1].weight.flatten(1), theirs, rtol=0.0, atol=2e-4)
     for mine, other in zip((p for p in model.parameters() if p is not model[1].weight), others, strict=True):
         assert torch.equal(mine, other)
+
+
+def test_the_output_layer_is_no_inner_matrix_and_a_tied_network_has_none() -> None:
+    model = GPT(7, context=4, width=8, heads=2, depth=1)
+    assert len(inner_matrices(model)) == 4
+    assert len(inner_matrices(nn.Sequential(model.blocks, nn.Linear(8, 7)))) == 4
+    assert len(inner_matrices(network())) == 2
 
 
 @pytest.mark.parametrize("name", ["adabound", "amsbound", "schedule-free"])

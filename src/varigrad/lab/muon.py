@@ -15,7 +15,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """torch's Muon for the matrices inside a network, torch's AdamW for all other parameters, at one learning rate.
 
     Muon's steps are scaled so that their root mean square is that of AdamW's (Liu et al. 2025, Eq. 4): one rate then
-    fits both. The matrices are the weights of all `nn.Linear` but the last, and the kernels of all convolutions but the
+    fits both. The matrices are the weights of all `nn.Linear` but the output layer's, and the kernels of all convolutions but the
     first, as matrices with a row for each output channel (Jordan et al. 2024). The output layer, embeddings, kernels in
     groups, biases and normalisations are AdamW's.
 
@@ -31,14 +31,12 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: nn.Module, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
-        linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-        convolutions = [module for module in model.modules() if isinstance(module, Convolution)]
-        kernels = [module.weight for module in convolutions[1:] if module.groups == 1]
-        # torch's Muon takes two dimensions only: it gets a parameter of its own in the same memory.
-        self._kernels = [(kernel, nn.Parameter(_rows(kernel.detach()))) for kernel in kernels]
-        inner = {id(weight) for weight in (*linear[:-1], *kernels)}
-        matrices = list(linear[:-1]) + [matrix for _, matrix in self._kernels]
-        others = [p for p in model.parameters() if id(p) not in inner]
+        inner = inner_matrices(model)
+        # torch's Muon takes two dimensions only: it gets a parameter of its own in the kernel's memory.
+        self._kernels = [(p, nn.Parameter(rows(p.detach()))) for p in inner if p.dim() > 2]
+        matrices = [p for p in inner if p.dim() == 2] + [matrix for _, matrix in self._kernels]
+        known = {id(p) for p in inner}
+        others = [p for p in model.parameters() if id(p) not in known]
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
             self._parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -70,7 +68,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for kernel, matrix in self._kernels:
-            matrix.grad = None if kernel.grad is None else _rows(kernel.grad, like=kernel)
+            matrix.grad = None if kernel.grad is None else rows(kernel.grad, like=kernel)
         for part in self._parts:
             part.step()
             self.state.update(part.state)
@@ -87,11 +85,22 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._share()
 
 
-def _rows(kernel: Tensor, like: Tensor | None = None) -> Tensor:
-    """A kernel with a row for each output channel, its columns in the order of memory of `like`, else of its own.
+def inner_matrices(model: nn.Module) -> list[Tensor]:
+    """The weights of all `nn.Linear` of a network but the output layer, the kernels of its convolutions but the first.
 
-    The order of its columns changes nothing about a matrix's singular values.
+    The output layer is the last `nn.Linear`, unless the network has `ties_output = True`: its embedding is it then.
+    """
+    linear: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    convolutions = [module for module in model.modules() if isinstance(module, Convolution)]
+    inner = linear if getattr(model, "ties_output", False) else linear[:-1]
+    return inner + [module.weight for module in convolutions[1:] if module.groups == 1]
+
+
+def rows(kernel: Tensor, like: Tensor | None = None) -> Tensor:
+    """A kernel as a matrix with a row for each output channel; a view of the kernel if `like` is None.
+
+    Its columns have the order of memory of `like`, else of its own: it changes nothing about the singular values.
     """
     order = sorted(range(1, kernel.dim()), key=(kernel if like is None else like).stride, reverse=True)
-    rows = kernel.permute(0, *order)
-    return rows.view(len(kernel), -1) if like is None else rows.reshape(len(kernel), -1)
+    permuted = kernel.permute(0, *order)
+    return permuted.view(len(kernel), -1) if like is None else permuted.reshape(len(kernel), -1)
