@@ -80,7 +80,7 @@ def test_what_others_have_is_the_class_it_says(name: str) -> None:
         pytest.skip("not installed")
     row = OPTIMIZERS[name]
     package, kind = row.class_name.split(".")
-    optimizer = row.build(network(), lr=0.001, weight_decay=0.0, batch_size=32)
+    optimizer = row.build(network(), lr=0.001, weight_decay=0.0, batch_size=32, steps=100)
     assert type(optimizer) is getattr(importlib.import_module(package), kind)
     if name != "schedule-free":
         assert optimizer.param_groups[0]["final_lr"] == 0.1

@@ -28,7 +28,12 @@ def tune_command(
         str, typer.Option(help="What to train, one or several separated by commas.", metavar="NAMES")
     ] = "digits",
     optimizers: Annotated[
-        str, typer.Option(help="Which optimizers, separated by commas, or [bold]all[/bold].", metavar="NAMES")
+        str,
+        typer.Option(
+            help="Which optimizers, separated by commas, or [bold]all[/bold]; those in FILE.py, or FILE.py:NAME, are "
+            "of your own.",
+            metavar="NAMES",
+        ),
     ] = "vsgd,adamw,sgd",
     trials: Annotated[str, typer.Option(help="Trials of every optimizer.", metavar="N")] = "16",
     space: Annotated[
@@ -90,7 +95,7 @@ def tune_command(
 
         [cyan]varigrad tune --grid vsgd/table1 --optimizers vsgd,adam,adamw,sgd[/cyan]
     """
-    from varigrad.lab import machine, options
+    from varigrad.lab import machine, options, own
     from varigrad.lab.display import Display
     from varigrad.lab.engines.plan import Plan
     from varigrad.lab.files import require_writable_directory
@@ -118,18 +123,19 @@ def tune_command(
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
     origin = machine.provenance(shlex.join(["varigrad", *sys.argv[1:]]), found_device)
     tunings = []
+    places = own.whereabouts([*(one.name for one in chosen.values()), *(row.name for row in rows)])
     with machine.cpu_threads(thread_count):
         for name, one in chosen.items():
             with Display(progress) as display:
                 display.say(f"{one.name}: {one.summary}; data {one.data.whereabouts(folder)}")
                 data = one.data.load(folder).to(found_device)
-                own = options.by_protocol(rows, one) if schedule == "paper" else rows
+                as_tried = options.by_protocol(rows, one) if schedule == "paper" else rows
                 tuning = tune(
                     one,
-                    [(row, points[row.name]) for row in own],
+                    [(row, points[row.name]) for row in as_tried],
                     seed_list,
                     Settings(step_counts[name], schedule=schedule, device=found_device),
-                    plan.engine(_at_hand(data), folder, origin, display.say, {one.name: name}),
+                    plan.engine(_at_hand(data), folder, origin, display.say, places),
                     goal,
                     on_progress=display.show_progress,
                     on_tuned=display.show_tuned,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from varigrad.lab.errors import LabError
-from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, all_optimizers, find_optimizers
 from varigrad.lab.schedules import drops
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
@@ -22,17 +22,19 @@ _Item = TypeVar("_Item")
 
 
 def parse_optimizers(text: str) -> tuple[OptimizerRow, ...]:
-    """Rows of the table of optimizers, from names separated by commas, or `all`.
+    """The optimizers of names and Python files separated by commas, or `all` but those in files.
 
     Raises:
         LabError: A name does not exist, stands there twice, or there is none.
     """
-    names = list(OPTIMIZERS) if text.strip() == "all" else _split(text)
+    names = list(all_optimizers()) if text.strip() == "all" else _split(text)
     if not names:
         raise LabError(
-            f"--optimizers {text!r}: no names (accepted: all, or a comma-separated choice of {', '.join(OPTIMIZERS)})"
+            f"--optimizers {text!r}: no names (accepted: all, or a comma-separated choice of {', '.join(OPTIMIZERS)}, "
+            "FILE.py and FILE.py:NAME)"
         )
-    return _distinct([find_optimizer(name) for name in names], names, "--optimizers", text)
+    rows = [row for name in names for row in find_optimizers(name)]
+    return _distinct(rows, [row.name for row in rows], "--optimizers", text)
 
 
 def parse_rates(text: str | None) -> tuple[float, ...] | None:

@@ -143,7 +143,7 @@ def train(
     device = settings.device
     with _seeded(seed):
         model = task.model().to(device)
-        optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
+        optimizer = row.build(model, lr, settings.weight_decay, task.batch_size, settings.steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
         data = data.whole() if settings.everything else data
         batches, loss_of = task.kind.batches(data, task.batch_size, seed, task.pad), task.kind.loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ def colour(optimizer: str) -> str:
 
 
 def _place(optimizer: str) -> int:
-    return list(OPTIMIZERS).index(optimizer) % (len(_COLOURS) * len(_DASHES)) if optimizer in OPTIMIZERS else 0
+    number = list(OPTIMIZERS).index(optimizer) if optimizer in OPTIMIZERS else zlib.crc32(optimizer.encode())
+    return number % (len(_COLOURS) * len(_DASHES))
 
 
 @dataclass(frozen=True)
