@@ -203,6 +203,7 @@ def compare_command(
             metavar="NUMBER",
         ),
     ] = "0",
+    glance: Annotated[str | None, shared.GLANCE] = None,
     schedule: Annotated[
         str,
         typer.Option(
@@ -280,7 +281,7 @@ def compare_command(
     from varigrad.lab.tasks import find_task
     from varigrad.lab.training import Settings
 
-    chosen = find_task(task)
+    chosen = options.with_glance(find_task(task), glance)
     rows = options.parse_optimizers(optimizers)
     rates = options.parse_rates(lr)
     seed_list = options.parse_seeds(seeds, chosen.seeds)

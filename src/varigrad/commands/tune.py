@@ -59,6 +59,7 @@ def tune_command(
     steps: Annotated[
         str | None, typer.Option(help="Optimizer steps per run.", show_default="the task's", metavar="N")
     ] = None,
+    glance: Annotated[str | None, shared.GLANCE] = None,
     schedule: Annotated[str, typer.Option(help="As for varigrad compare.", metavar="NAME")] = "cosine",
     device: Annotated[str, typer.Option(help="As for varigrad compare.", metavar="NAME")] = "auto",
     threads: Annotated[
@@ -106,7 +107,7 @@ def tune_command(
     from varigrad.lab.tuning.tune import tune
 
     names = options.parse_names(task, "--task")
-    chosen = {name: find_task(name) for name in names}
+    chosen = {name: options.with_glance(find_task(name), glance) for name in names}
     rows = options.parse_optimizers(optimizers)
     points = options.parse_points(rows, grid, space, trials, study)
     seed_list = options.parse_seeds(seeds, 10)

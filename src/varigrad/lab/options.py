@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -111,6 +112,21 @@ def parse_count(text: str, option: str, highest: int) -> int:
     if not 1 <= number <= highest:
         raise LabError(f"{option} {number} is out of range {accepted}")
     return number
+
+
+def with_glance(task: Task, text: str | None) -> Task:
+    """The task with another number of samples for the evaluations before the last one.
+
+    Args:
+        task: The task.
+        text: A number, `"all"`, or None for what the task has.
+
+    Raises:
+        LabError: It is neither.
+    """
+    if text is None:
+        return task
+    return dataclasses.replace(task, glance=None if text == "all" else parse_count(text, "--glance", 10**9))
 
 
 def parse_workers(text: str | None, threads: int | None, device: torch.device) -> int:

@@ -44,7 +44,7 @@ class Job:
             names: For the names of tasks and optimizers those by which they are found, where they differ.
         """
         found = find_task(names.get(specification.task, specification.task))
-        task = dataclasses.replace(found, name=specification.task)
+        task = dataclasses.replace(found, name=specification.task, glance=specification.glance)
         row = specification.row(names.get(specification.optimizer))
         return cls(task, row, specification.lr, specification.seed, specification.settings_on(device))
 

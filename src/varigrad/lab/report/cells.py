@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from varigrad.lab.comparison import Comparison, Contender
+from varigrad.lab.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"{spread}, on test data at the end of training; best: the highest accuracy on the way",
         f"steps to {percent(task.target)} %: median (seeds that got there); ms/step: optimizer.step() alone",
     ]
+    told += glance_note(task)
     if any(contender.on_edge for contender in comparison.contenders):
         told.append("* the outermost rate that was tried: a better one may lie beyond it")
     told += [
@@ -73,6 +75,13 @@ def notes(comparison: Comparison) -> list[str]:
         if contender.best.diverged
     ]
     return told
+
+
+def glance_note(task: Task) -> list[str]:
+    """What must be known where not all evaluations saw all samples."""
+    if task.glance is None:
+        return []
+    return [f"{task.name}: before the end of training, {task.glance:,} samples of the validation and test part each"]
 
 
 def percent(share: float) -> str:

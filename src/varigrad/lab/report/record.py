@@ -3,7 +3,8 @@
 The keys, top down:
 
 - `format`, `version`: `"varigrad-comparison"` and the number of this layout.
-- `task`: `name`, `summary`, `batch_size`, `target_accuracy`, `augmentation_pad`.
+- `task`: `name`, `summary`, `batch_size`, `target_accuracy`, `augmentation_pad`, and `glance`, how many samples
+  of the validation and test part the evaluations before the last one looked at (`null`: all).
 - `settings`: `steps`, `seeds`, `learning_rates` (`"ladder"`, `"paper"` or a list), `schedule`, `weight_decay` and
   `device`.
 - `optimizers`: one object for each, in the order asked for: `name`, `class`, `arguments`, `summary`, `source`;
@@ -53,6 +54,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
             "batch_size": task.batch_size,
             "target_accuracy": task.target,
             "augmentation_pad": task.pad,
+            "glance": task.glance,
         },
         "settings": {
             "steps": settings.steps,

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from varigrad.lab.report.cells import percent
+from varigrad.lab.report.cells import glance_note, percent
 from varigrad.lab.report.tables import Table
 from varigrad.lab.tuning import scores
 from varigrad.lab.tuning.tune import Tuned, Tuning
@@ -86,6 +86,7 @@ def notes(tunings: Sequence[Tuning]) -> list[str]:
         "a run that diverges, or does not get there, counts as never",
     ]
     for tuning in tunings:
+        told += glance_note(tuning.task)
         for tuned in tuning.tuned:
             if tuned.edges:
                 names = " and ".join(name.replace("_", " ") for name in tuned.edges)

@@ -77,6 +77,7 @@ def _tuning(tuning: Tuning) -> dict[str, Any]:
     return {
         "task": tuning.task.name,
         "steps": tuning.settings.steps,
+        "glance": tuning.task.glance,
         "schedule": tuning.settings.schedule,
         "seeds": list(tuning.seeds),
         "trial_seed": tuning.trial_seed,

@@ -36,6 +36,7 @@ class Specification:
         device: Kind of device, such as `"cpu"` or `"cuda"`: each rounds in its own way.
         protocol: The lab's way of training, as a number.
         optimizer_class: The class of an optimizer that is not the lab's own; None of one that is.
+        glance: The task's; None if all evaluations see all samples.
     """
 
     task: str
@@ -49,6 +50,7 @@ class Specification:
     device: str
     protocol: int = PROTOCOL
     optimizer_class: str | None = None
+    glance: int | None = None
 
     @classmethod
     def of(cls, task: Task, row: OptimizerRow, lr: float, seed: int, settings: Settings) -> Specification:
@@ -75,6 +77,7 @@ class Specification:
             },
             device=settings.device.type,
             optimizer_class=None if row.name in KNOWN else row.class_name,
+            glance=task.glance,
         )
 
     @classmethod
