@@ -25,7 +25,6 @@ from varigrad.lab.models.mlp import mlp
 from varigrad.lab.tasks.task import Task
 from varigrad.lab.text_data import WAR_AND_PEACE
 
-GLANCE = 1000
 ROWS = 16
 
 
@@ -57,7 +56,7 @@ def _halved(source: DataSource, folder: Path | None) -> Data:
 
 
 def short(name: str, summary: str, data: DataSource, model, **settings) -> Task:
-    """A task of one thread that is looked at ten times in a run."""
+    """A task of one thread that is looked at twenty times in a run."""
     return Task(name, summary, data, model, **{"seeds": 10, "evaluations": 20, "threads": 1, **settings})
 
 
@@ -98,6 +97,7 @@ TASKS = (
         steps=400,
         target=0.55,
         pad=1,
+        glance=1000,
     ),
     short(
         "cifar100-short",
@@ -108,6 +108,7 @@ TASKS = (
         steps=400,
         target=0.12,
         pad=4,
+        glance=1000,
     ),
     short(
         "gpt-short",
@@ -117,6 +118,7 @@ TASKS = (
         batch_size=ROWS,
         steps=400,
         target=0.35,
+        glance=10_000,
         kind=NextSymbol(64, consecutive=False),
     ),
     short(
@@ -127,6 +129,7 @@ TASKS = (
         batch_size=ROWS,
         steps=400,
         target=0.35,
+        glance=10_000,
         kind=NextSymbol(32, consecutive=True),
     ),
 )
