@@ -202,9 +202,9 @@ def parse_threads(text: str | None, tasks: Sequence[Task]) -> int | None:
 
 
 def parse_points(
-    rows: Sequence[OptimizerRow], grid: str | None, space: str, trials: str, study: str
-) -> dict[str, tuple[Point, ...]]:
-    """What is tried with every optimizer: the points of a paper's grid, or those of a Halton sequence.
+    rows: Sequence[OptimizerRow], grid: str | None, space: str, trials: str, study: str, studies: str = "1"
+) -> list[dict[str, tuple[Point, ...]]]:
+    """What every study tries with every optimizer: the points of a paper's grid, or those of a Halton sequence.
 
     Raises:
         LabError: A name or a number is wrong, or the paper has not tried an optimizer.
@@ -212,11 +212,19 @@ def parse_points(
     count = parse_count(trials, "--trials", 10_000)
     if not study.isdecimal():
         raise LabError(f"--study {study!r} is not a whole number (accepted: 0 or above)")
+    repetitions = parse_count(studies, "--studies", 100)
     if grid is not None:
+        if repetitions > 1:
+            raise LabError(
+                f"--studies {studies}: a grid has no other points to try again with (accepted: 1 with --grid)"
+            )
         found = find_grid(grid)
-        return {row.name: found.of(row) for row in rows}
+        return [{row.name: found.of(row) for row in rows}]
     names = _split(space)
-    return {row.name: halton(axes(row, names), count, int(study)) for row in rows}
+    return [
+        {row.name: halton(axes(row, names), count, int(study) + number) for row in rows}
+        for number in range(repetitions)
+    ]
 
 
 def parse_weight_decay(text: str) -> float:

@@ -30,6 +30,7 @@ class Row:
     steps: str
     seconds: str
     ratio: str
+    share: str
 
 
 def headings(tuning: Tuning) -> Row:
@@ -41,7 +42,8 @@ def headings(tuning: Tuning) -> Row:
         "test\naccuracy %",
         f"steps to\n{target} %",
         f"seconds to\n{target} %",
-        f"steps over {scores.BASELINE}'s\n(95 % interval)",
+        f"steps over\n{scores.BASELINE}'s",
+        f"share to\n{scores.BASELINE}'s loss",
     )
 
 
@@ -54,12 +56,22 @@ def _row(tuned: Tuned, tuning: Tuning) -> Row:
     steps, seconds = (scores.times(tuned, tuning.target, measure) for measure in scores.MEASURES)
     return Row(
         tuned.row.name,
-        tuned.winner.point.text + ("*" if tuned.edges else ""),
+        winners(tuned) + ("*" if tuned.edges else ""),
         tuned.rung.test_accuracy.text(2, scale=100),
         f"{number(float(np.median(steps)), 0)} ({int(np.isfinite(steps).sum())}/{len(steps)})",
         number(float(np.median(seconds)), 2),
         ratio_text(scores.ratio([tuning], tuned.row.name, "steps")),
+        ratio_text(scores.share([tuning], tuned.row.name)),
     )
+
+
+def winners(tuned: Tuned) -> str:
+    """The winner of every study.
+
+    Such as `"lr 0.00123"`, or `"lr 0.00123; 0.00321"`.
+    """
+    first, *others = (study.winner.point.text for study in tuned.studies)
+    return "; ".join([first, *(text.removeprefix("lr ") for text in others)])
 
 
 def number(value: float, digits: int) -> str:
@@ -84,7 +96,15 @@ def notes(tunings: Sequence[Tuning]) -> list[str]:
         f"{trials}, chosen by validation loss; then {seeds} run{'s' if seeds > 1 else ''} of the winner with seeds "
         "that had no say in the choice: medians (seeds that got there), accuracy mean ± standard deviation",
         "a run that diverges, or does not get there, counts as never",
+        f"share to {scores.BASELINE}'s loss: steps to the final validation loss of {scores.BASELINE}'s run with the "
+        f"same seed, over {scores.BASELINE}'s own; medians; in brackets 95 % intervals",
     ]
+    studies = len(tunings[0].tuned[0].studies)
+    if studies > 1:
+        told.append(
+            f"{studies} studies, each with trials and a winner of its own; times are medians over them, by seed"
+        )
+    told += [tuning.target_origin for tuning in tunings if tuning.target_origin]
     for tuning in tunings:
         told += glance_note(tuning.task)
         for tuned in tuning.tuned:
@@ -94,17 +114,27 @@ def notes(tunings: Sequence[Tuning]) -> list[str]:
                     f"* {tuned.row.name} on {tuning.task.name}: its {names} is the outermost that was tried; a better "
                     "one may lie beyond"
                 )
-            lost = sum(trial.run.diverged for trial in tuned.trials)
+            lost = sum(trial.run.diverged for trial in tuned.all_trials)
             if lost:
-                told.append(f"{tuned.row.name} on {tuning.task.name}: {lost} of {len(tuned.trials)} trials diverged")
+                told.append(
+                    f"{tuned.row.name} on {tuning.task.name}: {lost} of {len(tuned.all_trials)} trials diverged"
+                )
     return told
 
 
 def overall(tunings: Sequence[Tuning]) -> Table:
-    """Over all tasks: geometric means of the ratios to AdamW, in steps and in seconds."""
+    """Over all tasks: geometric means of the ratios to AdamW, in steps and in seconds, and of the shares."""
     names = [tuned.row.name for tuned in tunings[0].tuned]
-    lines = [[name, *(ratio_text(scores.ratio(tunings, name, m)) for m in scores.MEASURES)] for name in names]
-    return Table(["optimizer", *(f"{m} over {scores.BASELINE}'s (95 % interval)" for m in scores.MEASURES)], lines)
+    lines = [
+        [
+            name,
+            *(ratio_text(scores.ratio(tunings, name, m)) for m in scores.MEASURES),
+            ratio_text(scores.share(tunings, name)),
+        ]
+        for name in names
+    ]
+    times = [f"{m} over {scores.BASELINE}'s" for m in scores.MEASURES]
+    return Table(["optimizer", *times, f"share to {scores.BASELINE}'s loss"], lines)
 
 
 def budgets(tuning: Tuning) -> Table:

@@ -56,10 +56,10 @@ def trials(tuning: Tuning) -> Figure:
             markersize=4,
             linewidth=1.2,
         )
-        best = tuned.winner
-        if best.run.final.validation_loss <= ceiling:
-            place = [best.point.lr], [best.run.final.validation_loss]
-            axes.scatter(*place, s=120, facecolors="none", edgecolors=line.colour, lw=1.6)
+        for best in (study.winner for study in tuned.studies):
+            if best.run.final.validation_loss <= ceiling:
+                place = [best.point.lr], [best.run.final.validation_loss]
+                axes.scatter(*place, s=120, facecolors="none", edgecolors=line.colour, lw=1.6)
         beyond = [x for x, y in zip(line.x, line.mean, strict=True) if not y <= ceiling]
         axes.plot(beyond, [ceiling] * len(beyond), linestyle="none", marker="^", color=line.colour, clip_on=False)
     axes.set_ylim(None, ceiling)

@@ -47,7 +47,7 @@ def sensitivity(tuning: Tuning) -> list[Series]:
     """Final validation loss of every trial over its learning rate."""
     found = []
     for tuned in tuning.tuned:
-        trials = sorted(tuned.trials, key=lambda trial: trial.point.lr)
+        trials = sorted(tuned.all_trials, key=lambda trial: trial.point.lr)
         losses = [[trial.run.final.validation_loss] for trial in trials]
         found.append(Series.of(tuned.row.name, [trial.point.lr for trial in trials], losses))
     return found
