@@ -52,3 +52,8 @@ class Task:
     kind: Kind = field(default_factory=Classification)
     l2: float = 0.0
     glance: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The name without the file that it was found in: what reports call it."""
+        return self.name.rpartition(":")[2]
