@@ -162,6 +162,7 @@ TABLES = {
     "fair accuracy": lambda: markdown(fair_tables.accuracy()),
     "fair loss": lambda: markdown(fair_tables.loss()),
     "fair steps": lambda: markdown(fair_tables.steps()),
+    "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
     "fair rates": lambda: markdown(fair_tables.rates()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
