@@ -1,4 +1,4 @@
-"""The command line `varigrad`: what its commands share, `compare` and `bench`; the others are in `varigrad.commands`."""
+"""The command line `varigrad`: what its commands share, `compare` and `bench`; `varigrad.commands` has the others."""
 
 from __future__ import annotations
 
