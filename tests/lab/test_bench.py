@@ -75,6 +75,27 @@ def test_a_fused_step_makes_no_tensors_and_state_is_what_the_rule_keeps(tmp_path
         assert row["state_bytes_per_parameter"] == {"vsgd": 12, "msgd": 4, "ssd": 0, "adamw": 8}[row["optimizer"]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16], ids=str)
+def test_what_a_fused_step_allocates_does_not_grow_with_the_parameters(
+    dtype: torch.dtype, state_dtype: torch.dtype | None
+) -> None:
+    if fused.unavailable(varigrad.VSGD.rule):
+        pytest.skip("there are no compiled kernels")
+    for row in contenders.OPTIMIZERS.values():
+        if not issubclass(row.optimizer, RuleOptimizer) or row.takes_model:
+            continue
+        allocated = []
+        for size in (100, 200_000):
+            params = [nn.Parameter(torch.ones(size, dtype=dtype)) for _ in range(2)]
+            for param in params:
+                param.grad = torch.ones_like(param)
+            optimizer = row.optimizer(params, lr=1e-3, fused=True, state_dtype=state_dtype)
+            optimizer.step()
+            allocated.append(timing.temporary_bytes(optimizer))
+        assert allocated[0] == allocated[1], row.optimizer.__name__
+
+
 def test_dtypes_and_rounding_reach_our_optimizers(tmp_path: Path) -> None:
     options = ["--optimizers", "vsgd", "--ways", "fused", "--dtype", "bfloat16", "--state-dtype", "bfloat16"]
     rows = {row["optimizer"]: row for row in record(tmp_path, *options)["rows"]}
