@@ -41,9 +41,7 @@ def mix(x: Integer) -> Integer:
     return x ^ (x >> 16)
 
 
-def random_bits(
-    step: int | Tensor, lane: int, shape: torch.Size, place: int | Tensor, device: torch.device
-) -> Tensor:
+def random_bits(step: Integer, lane: int, shape: torch.Size, place: int | Tensor, device: torch.device) -> Tensor:
     """Returns 16 random bits for each element, as int64.
 
     Args:

@@ -39,16 +39,19 @@ def random_word(step, word: tl.constexpr, index):
 
 @triton.jit
 def lower(word):
+    """Returns 16 bits of a random word."""
     return word & 0xFFFF
 
 
 @triton.jit
 def upper(word):
+    """Returns the 16 bits of a random word that are independent of the lower ones."""
     return word >> 16
 
 
 @triton.jit
 def both(word):
+    """Returns 16 bits that are independent of the lower ones, and of the upper ones."""
     return lower(word + upper(word))
 
 
