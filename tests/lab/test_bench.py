@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_several_shapes_and_sizes_have_a_table_each_and_a_picture(tmp_path: Path
     for title in ("one: 1,000 parameters in one tensor\n", "small: 2,500 parameters in 1,000 tensors\n"):
         assert title in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_clock_of_the_processors_does_not_count_while_nothing_runs() -> None:
+    class Sleeper(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            time.sleep(0.002)
+
+    sleeper = contenders.Contender("sleeper", "loop", lambda params: Sleeper(params, lr=0.1))
+    for clock, slow in (("wall", True), ("processor", False)):
+        (row,) = timing.measure((sleeper,), "one", ((5,),), 3, torch.float32, torch.device("cpu"), clock)
+        assert isinstance(row, timing.Timing)
+        assert (row.ms >= 2) == slow
+
+
+def test_a_clock_that_does_not_exist_is_refused() -> None:
+    result = invoke(*TINY, "--clock", "sun")
+    assert result.exit_code == 2
+    assert "--clock 'sun' does not exist" in result.stderr
 
 
 def test_a_narrow_terminal_keeps_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
