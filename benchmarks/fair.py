@@ -4,7 +4,7 @@
     python benchmarks/fair.py --tasks gpt-short --workers 2 --store FOLDER --data-dir FOLDER
 
 It calls `varigrad tune` for one task after the other (`benchmarks/short_tasks.py`), and keeps of what that finds what
-`benchmarks/tables.py` makes its tables from: results/fair/TASK.json, 16 trials on the short ones and 8 on the long.
+`benchmarks/tables.py` makes its tables from: results/fair/TASK.json, 16 trials on the two shortest and 8 on the others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ OPTIMIZERS = (
 TRIALS = {
     "digits-short": 16,
     "logreg-short": 16,
-    "mnist-short": 16,
-    "cifar10-short": 16,
-    "lstm-short": 16,
+    "mnist-short": 8,
+    "cifar10-short": 8,
+    "lstm-short": 8,
     "gpt-short": 8,
     "cifar100-short": 8,
 }

@@ -19,6 +19,9 @@ from varigrad.lab.tuning.tune import Tuned, Tuning
 
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 
+WIDE = 100
+"""Columns of a terminal that has room for all of the table; the seconds are in the files, too."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -167,18 +170,23 @@ def table(tunings: Sequence[Tuning], width: int) -> Group:
     parts: list[RenderableType] = []
     for tuning in tunings:
         steps = f"{tuning.settings.steps:,} steps, {tuning.settings.schedule} schedule"
+        content = task_table(tuning)
+        if width < WIDE:
+            content = content.without("seconds to")
         title = Text(f"{tuning.task.label}: {tuning.task.summary}; {steps}", style="bold")
-        parts += [title, Text(), _drawn(task_table(tuning), width), Text()]
+        parts += [title, Text(), _drawn(content), Text()]
     if len(tunings) > 1:
         parts += [Text(f"{len(tunings)} tasks, geometric mean", style="bold"), Text()]
-        parts += [_drawn(overall(tunings), width), Text()]
+        parts += [_drawn(overall(tunings)), Text()]
     return Group(*parts, *(Text(note, style="dim") for note in notes(tunings)))
 
 
-def _drawn(content: Table, width: int) -> RichTable:
-    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1 if width > 90 else 0, 0, 0), pad_edge=False, show_edge=False)
+def _drawn(content: Table) -> RichTable:
+    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, heading in enumerate(content.headings):
-        grid.add_column(heading, justify="right" if index else "left", overflow="fold", vertical="bottom")
+        grid.add_column(
+            heading, justify="right" if index else "left", overflow="fold", vertical="bottom", no_wrap=not index
+        )
     for row in content.rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     return grid
