@@ -129,6 +129,60 @@ def overview():
     return markdown(rows)
 
 
+def step_time():
+    """Each optimizer's step over that of torch's fused AdamW, on several sets of parameters."""
+    columns = {
+        "ResNet-50": ("resnet50", "ratio_to_adamw_fused"),
+        "over its floor": ("resnet50", "floor_ratio"),
+        "bfloat16 state": ("resnet50-bfloat16-state", "ratio_to_adamw_fused"),
+        "GPT-2": ("gpt2", "ratio_to_adamw_fused"),
+        "1,000 tensors of 1,000": ("small", "ratio_to_adamw_fused"),
+    }
+    found = {file: timings(file) for file, _ in columns.values()}
+    rows = [("Optimizer", *columns)]
+    for name, way in found["resnet50"]:
+        if name in NAMES and name != "adamw":
+            rows.append((NAMES[name], *(cell(found[file].get((name, way)), key) for file, key in columns.values())))
+    return markdown(rows)
+
+
+def step_time_operations():
+    """What the step takes without compiled code: ours, torch's and another package's."""
+    rows = [("Optimizer", "Loop over the tensors", "Lists of tensors (foreach)")]
+    found = timings("resnet50-tensor-operations")
+    for name in dict.fromkeys(name for name, _ in found):
+        ways = [cell(found.get((name, way)), "ratio_to_adamw_fused") for way in ("loop", "foreach")]
+        if any(ways):
+            rows.append((NAMES.get(name, {"muon": "Muon, matrices only"}.get(name, f"`{name}`")), *ways))
+    return markdown(rows)
+
+
+def step_time_sizes():
+    """Nanoseconds for each parameter, over the number of parameters."""
+    record = read("step-time", "one")["rows"]
+    sizes = list(dict.fromkeys(row["parameters"] for row in record))
+    rows = [("Optimizer", *(f"{size:,}" for size in sizes))]
+    for name in dict.fromkeys(row["optimizer"] for row in record):
+        mine = {row["parameters"]: row for row in record if (row["optimizer"], row["way"]) == (name, "fused")}
+        rows.append((NAMES[name], *(f"{1e6 * mine[size]['ms'] / size:.2f}" for size in sizes)))
+    return markdown(rows)
+
+
+def timings(name):
+    """The rows of a record of `varigrad bench` by optimizer and way."""
+    return {(row["optimizer"], row["way"]): row for row in read("step-time", name)["rows"]}
+
+
+def cell(row, key):
+    """A ratio, with the range of the middle half of the rounds where there is one."""
+    if row is None or row[key] is None:
+        return ""
+    if key != "ratio_to_adamw_fused":
+        return f"{row[key]:.2f}"
+    low, high = row["ratio_quartiles"]
+    return f"{row[key]:.2f} ({low:.2f} to {high:.2f})"
+
+
 def commands(study):
     """The commands that make a study's files again, each of them once, in lines that fit a page."""
     told = []
@@ -159,6 +213,9 @@ TABLES = {
     "vsgd-defaults mnist-mlp": lambda: vsgd_defaults("mnist-mlp"),
     "vsgd-rates digits": lambda: vsgd_rates("digits"),
     "vsgd-rates mnist-mlp": lambda: vsgd_rates("mnist-mlp"),
+    "step-time": step_time,
+    "step-time operations": step_time_operations,
+    "step-time sizes": step_time_sizes,
     "fair accuracy": lambda: markdown(fair_tables.accuracy()),
     "fair loss": lambda: markdown(fair_tables.loss()),
     "fair steps": lambda: markdown(fair_tables.steps()),

@@ -328,6 +328,10 @@ def bench_command(
         typer.Option(help="Of our 16-bit parameters: stochastic, kahan or nearest.", metavar="NAME"),
     ] = "stochastic",
     rounds: Annotated[str, typer.Option(help="How often each is timed.", metavar="N")] = "15",
+    clock: Annotated[
+        str,
+        typer.Option(help="[bold]wall[/bold], or processor: where other programs are busy, too.", metavar="NAME"),
+    ] = "wall",
     threads: Annotated[str | None, typer.Option(help="CPU threads.", show_default="PyTorch's", metavar="N")] = None,
     device: Annotated[str, typer.Option(help="[bold]cpu[/bold], cuda, cuda:1.", metavar="NAME")] = "cpu",
     json: Annotated[
@@ -361,7 +365,9 @@ def bench_command(
     from varigrad.lab.bench import run
     from varigrad.lab.files import require_writable_file
 
-    settings = run.Settings.parse(shapes, parameters, optimizers, ways, dtype, state_dtype, rounding, rounds, device)
+    settings = run.Settings.parse(
+        shapes, parameters, optimizers, ways, dtype, state_dtype, rounding, rounds, device, clock
+    )
     thread_count = None if threads is None else options.parse_count(threads, "--threads", 1024)
     for path, option in ((json, "--json"), (png, "--png")):
         if path is not None:

@@ -32,12 +32,13 @@ def test_views_of_one_tensor_are_counted_where_they_are(way):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_are_read_in_order_and_written_back(way, dtype):
     tensors = [torch.tensor(value, dtype=dtype) for value in (0.1, -3.0, float("inf"), 0.0)]
-    read = per_tensor.column(tensors)
+    numbers = per_tensor.Numbers(tensors)
+    read = numbers.read()
     assert read.dtype is dtype
     assert read.tolist() == [tensor.item() for tensor in tensors]
-    per_tensor.note(tensors, read.double() * 2)
+    numbers.write(read.double() * 2)
     assert [tensor.item() for tensor in tensors] == (read * 2).tolist()
-    per_tensor.note(tensors, [torch.tensor(float(value)) for value in range(4)])
+    numbers.write([torch.tensor(float(value)) for value in range(4)])
     assert [tensor.item() for tensor in tensors] == [0.0, 1.0, 2.0, 3.0]
 
 
@@ -45,6 +46,7 @@ def test_autograd_is_not_cut_off_where_it_is_to_follow():
     optimizer = Learned([torch.zeros(3, requires_grad=True)], differentiable=True)
     state = {"step": torch.tensor(2.0), "logit": torch.tensor(0.1), "agreement": torch.tensor(2.0, requires_grad=True)}
     (group,) = optimizer.param_groups
-    found = keyword_arguments(optimizer.scalars, optimizer.rule, group, [state], 2.0)
+    numbers = {name: per_tensor.Numbers([state[name]]) for name in ("agreement", "logit")}
+    found = keyword_arguments(optimizer.scalars, optimizer.rule, group, [state], numbers, 2.0)
     (slope,) = torch.autograd.grad(found["gain"][0], state["agreement"])
     assert slope > 0

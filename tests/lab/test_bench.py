@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_a_fused_step_makes_no_tensors_and_state_is_what_the_rule_keeps(tmp_path
         assert row["state_bytes_per_parameter"] == {"vsgd": 12, "msgd": 4, "ssd": 0, "adamw": 8}[row["optimizer"]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state_dtype", [None, torch.bfloat16], ids=str)
+def test_what_a_fused_step_allocates_does_not_grow_with_the_parameters(
+    dtype: torch.dtype, state_dtype: torch.dtype | None
+) -> None:
+    if fused.unavailable(varigrad.VSGD.rule):
+        pytest.skip("there are no compiled kernels")
+    for row in contenders.OPTIMIZERS.values():
+        if not issubclass(row.optimizer, RuleOptimizer) or row.takes_model:
+            continue
+        allocated = []
+        for size in (100, 200_000):
+            params = [nn.Parameter(torch.ones(size, dtype=dtype)) for _ in range(2)]
+            for param in params:
+                param.grad = torch.ones_like(param)
+            optimizer = row.optimizer(params, lr=1e-3, fused=True, state_dtype=state_dtype)
+            optimizer.step()
+            allocated.append(timing.temporary_bytes(optimizer))
+        assert allocated[0] == allocated[1], row.optimizer.__name__
+
+
 def test_dtypes_and_rounding_reach_our_optimizers(tmp_path: Path) -> None:
     options = ["--optimizers", "vsgd", "--ways", "fused", "--dtype", "bfloat16", "--state-dtype", "bfloat16"]
     rows = {row["optimizer"]: row for row in record(tmp_path, *options)["rows"]}
@@ -92,6 +114,24 @@ def test_several_shapes_and_sizes_have_a_table_each_and_a_picture(tmp_path: Path
     for title in ("one: 1,000 parameters in one tensor\n", "small: 2,500 parameters in 1,000 tensors\n"):
         assert title in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_clock_of_the_processors_does_not_count_while_nothing_runs() -> None:
+    class Sleeper(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            time.sleep(0.002)
+
+    sleeper = contenders.Contender("sleeper", "loop", lambda params: Sleeper(params, lr=0.1))
+    for clock, slow in (("wall", True), ("processor", False)):
+        (row,) = timing.measure((sleeper,), "one", ((5,),), 3, torch.float32, torch.device("cpu"), clock)
+        assert isinstance(row, timing.Timing)
+        assert (row.ms >= 2) == slow
+
+
+def test_a_clock_that_does_not_exist_is_refused() -> None:
+    result = invoke(*TINY, "--clock", "sun")
+    assert result.exit_code == 2
+    assert "--clock 'sun' does not exist" in result.stderr
 
 
 def test_a_narrow_terminal_keeps_the_names(monkeypatch: pytest.MonkeyPatch) -> None:

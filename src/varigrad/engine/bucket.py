@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .loss_scale import UNSCALED, LossScale
-from .per_tensor import note
+from .per_tensor import Numbers
 from .rounding import LOW_PRECISION
 from .rule import SKIPPED, Rule
 from .storage import COMPENSATION, EXACT, PLAIN, Rounding, is_sharded, layout, load, local, place, real, store, summed
@@ -86,6 +86,7 @@ def run(
     bucket: Bucket,
     scalars: Mapping[str, float | list[Any]],
     group: Mapping[str, Any],
+    numbers: Mapping[str, Numbers],
     count: float | None,
     scale: LossScale = UNSCALED,
 ) -> None:
@@ -98,6 +99,7 @@ def run(
         scalars: The rule's keyword arguments: one number for the bucket, or one for each parameter, as a number or as a
             0-dim tensor.
         group: The hyperparameters and flags.
+        numbers: The rule's statistics, by name, which are written.
         count: The number of this step; None where it is on the device.
         scale: What is to be done about the scale of the loss, if the way is a compiled one.
     """
@@ -121,7 +123,7 @@ def run(
             return
         store(stored, tensors, written, rounding)
     for name, column in summed(sums, params).items():
-        note([state[name] for state in states], column)
+        numbers[name].write(column)
 
 
 def _unscaling(scale: LossScale, maximize: bool, count: int) -> dict[str, float | list[Tensor]]:

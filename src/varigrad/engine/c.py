@@ -13,7 +13,7 @@ from typing import Any
 from .rule import Rule
 from .trace import ELEMENT, NUMBER, Symbol, Trace
 
-__all__ = ["DTYPES", "fingerprint", "library", "symbol"]
+__all__ = ["DTYPES", "fingerprint", "library", "random_part", "symbol"]
 
 DTYPES = ("float", "double")
 """The C types that there is a function for."""
@@ -45,9 +45,9 @@ _EXPRESSIONS = {
 _LOOP = """
 LEVELS
 static void {symbol}_{kind}(int64_t start, int64_t stop, {parameters}, const double *numbers, double *sums{more}) {{
-{numbers}{sums}{words}    {reduction}for (int64_t i = start; i < stop; i++) {{
+{numbers}{sums}    {reduction}for ({counter}) {{
 {body}    }}
-{halves}{stores}}}
+{adding}{stores}}}
 """
 
 _FUNCTION = """
@@ -72,8 +72,8 @@ void {symbol}(int64_t spans, const int64_t *span, int64_t tensors, void *const *
 _MIXED_FUNCTION = """
 {loop}
 static void {symbol}_halve(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
-        double *sums, uint32_t first, const uint32_t *keys) {{
-    {symbol}_halved(start, stop, {casts}, numbers, sums, first, keys);
+        double *sums, uint32_t first, uint32_t seed) {{
+    {symbol}_halved(start, stop, {casts}, numbers, sums, first, seed);
 }}
 
 void {symbol}_mixed(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
@@ -88,6 +88,16 @@ void {symbol}_mixed(int64_t spans, const int64_t *span, int64_t tensors, void *c
 def symbol(name: str, ctype: str) -> str:
     """Returns the name of the C function of a rule for a C type."""
     return f"varigrad_{name}_{ctype}"
+
+
+def random_part(lane: int) -> tuple[int, str]:
+    """Returns the number of the random word that an array is rounded by, and the function that takes its bits from it.
+
+    Args:
+        lane: The place of the array among the parameter's, as in `rounding.random_bits`.
+    """
+    word, part = divmod(lane + 2, 3)
+    return word, ("lower", "both", "upper")[part]
 
 
 def trace(rule: Rule) -> Trace:
@@ -106,13 +116,17 @@ def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
     Args:
         rule: The rule.
         ctype: The C type that is computed in.
-        halved: Whether the state is stored in bfloat16 and rounded stochastically; then for at most a block.
+        halved: Whether the state is stored in bfloat16 and rounded stochastically; then for at most 2^30 elements, or
+            a `STRETCH` where there are statistics.
     """
     graph = trace(rule)
     suffix = "f" if ctype == "float" else ""
     names: dict[int, str] = {}
     numbers, body = [], []
     in_half = rule.state if halved else ()
+    # The vectors of numbers and of random words are of 32 bits: a counter of as many is one of them.
+    at = "[start + i]" if halved else "[i]"
+    counter = "int32_t i = 0; i < (int32_t)(stop - start); i++" if halved else "int64_t i = start; i < stop; i++"
 
     def constant(value: float) -> str:
         if math.isfinite(value):
@@ -131,7 +145,7 @@ def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
         numbers.append(f"    const double scalar_{name} = numbers[{index}];\n")
     for name in rule.elements:
         names[id(graph.inputs[name])] = f"old_{name}"
-        old = f"widened_bfloat16(all_{name}[i])" if name in in_half else f"all_{name}[i]"
+        old = f"widened_bfloat16(all_{name}{at})" if name in in_half else f"all_{name}{at}"
         body.append(f"        const {ctype} old_{name} = {old};\n")
     for index, node in enumerate(graph.nodes):
         names[id(node)] = f"v{index}"
@@ -144,16 +158,23 @@ def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
         (numbers if kind == NUMBER else body).append(
             f"{'    ' if kind == NUMBER else '        '}const {here} v{index} = {expression};\n"
         )
-    for name in ("param", *rule.state):
+    for lane, name in enumerate(("param", *rule.state)):
         new = names[id(graph.results[name])]
         if name in in_half:
-            key = f"keys[{rule.elements.index(name)}]"
-            body.append(f"        words_{name}[i - start] = rounded_bfloat16({new}, first + (uint32_t)i, {key});\n")
-        else:
-            body.append(f"        all_{name}[i] = {new};\n")
+            word, part = random_part(lane)
+            if part == "lower":
+                numbers.append(f"    const uint32_t key{word} = key_of(seed, {lane});\n")
+                place = "first + (uint32_t)start + (uint32_t)i"
+                body.append(f"        const uint32_t word{word} = mix(({place}) ^ key{word});\n")
+            new = f"rounded_bfloat16({new}, {part}(word{word})) >> 16"
+        body.append(f"        all_{name}{at} = {new};\n")
+    # Compilers make vectors of 256 bits, at half the speed, of a loop that has 16 bits in it and sums too.
+    parts = "each_{0}[i] = {1}" if halved else "sum_{0} += (double){1}"
     for name in rule.statistics:
-        body.append(f"        sum_{name} += (double){names[id(graph.results[name])]};\n")
+        body.append(f"        {parts.format(name, names[id(graph.results[name])])};\n")
     totals = [f"sum_{name}" for name in rule.statistics]
+    reduction = f'_Pragma("omp simd reduction(+:{",".join(totals)})")\n    ' if totals else ""
+    each = [f"        sum_{name} += (double)each_{name}[i];\n" for name in rule.statistics if halved]
     return _LOOP.format(
         symbol=symbol(rule.name, ctype),
         kind="halved" if halved else "span",
@@ -161,16 +182,14 @@ def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
             f"{'' if n in rule.results else 'const '}{'uint16_t' if n in in_half else ctype} *restrict all_{n}"
             for n in rule.elements
         ),
-        more=", uint32_t first, const uint32_t *keys" if halved else "",
+        more=", uint32_t first, uint32_t seed" if halved else "",
         numbers="".join(numbers),
-        sums="".join(f"    double {total} = 0.0;\n" for total in totals),
-        words="".join(f"    uint32_t words_{name}[BLOCK];\n" for name in in_half),
-        reduction=f'_Pragma("omp simd reduction(+:{",".join(totals)})")\n    ' if totals else "",
+        sums="".join(f"    double {total} = 0.0;\n" for total in totals)
+        + "".join(f"    float each_{name}[STRETCH];\n" for name in rule.statistics if halved),
+        counter=counter,
+        reduction="" if halved else reduction,
         body="".join(body),
-        halves="".join(
-            f"    for (int64_t i = start; i < stop; i++) all_{name}[i] = words_{name}[i - start] >> 16;\n"
-            for name in in_half
-        ),
+        adding=f"    {reduction}for ({counter}) {{\n{''.join(each)}    }}\n" if each else "",
         stores="".join(f"    sums[{index}] += {total};\n" for index, total in enumerate(totals)),
     )
 

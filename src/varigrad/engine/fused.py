@@ -121,14 +121,11 @@ def _call(
     shares = _shares(tuple(map(Tensor.numel, params)), torch.get_num_threads(), SHARE)
     # ctypes lets go of the interpreter's lock during the call.
     done = [work(shares[0])] if len(shares) == 1 else list(_threads().map(work, shares))
-    totals = [[0.0] * len(params) for _ in rule.statistics]
+    totals = torch.zeros(statistics, len(params), dtype=torch.float64)
     for spans, sums in zip(shares, done, strict=True) if statistics else ():
-        for row, index in enumerate(spans[::3]):
-            for column in range(statistics):
-                totals[column][index] += sums[row * statistics + column]
-    return {
-        name: torch.tensor(column, dtype=torch.float64) for name, column in zip(rule.statistics, totals, strict=True)
-    }
+        tensor_of = torch.frombuffer(spans, dtype=torch.int64)[::3]
+        totals.index_add_(1, tensor_of, torch.frombuffer(sums, dtype=torch.float64).view(-1, statistics).T)
+    return dict(zip(rule.statistics, totals, strict=True))
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .groups import cycled
 from .operations import Scalar
-from .per_tensor import column, note
+from .per_tensor import Numbers
 from .rule import Rule
 
 __all__ = ["keyword_arguments"]
@@ -23,7 +23,12 @@ State = dict[str, Tensor]
 
 
 def keyword_arguments(
-    scalars: Scalars, rule: Rule, group: Mapping[str, Any], states: list[State], count: float | None
+    scalars: Scalars,
+    rule: Rule,
+    group: Mapping[str, Any],
+    states: list[State],
+    numbers: Mapping[str, Numbers],
+    count: float | None,
 ) -> dict[str, float | list[Any]]:
     """Returns the rule's keyword arguments: numbers for the whole bucket, or a number for each parameter.
 
@@ -31,7 +36,8 @@ def keyword_arguments(
         scalars: What the optimizer computes them with.
         rule: The rule.
         group: The hyperparameters.
-        states: The states of the bucket's parameters; what is remembered is written there.
+        states: The states of the bucket's parameters.
+        numbers: Of these, the rule's statistics and memory, by name; what is remembered is written there.
         count: The number of the step; None where each parameter has its own, on the device.
     """
     lr = group["lr"]
@@ -42,7 +48,7 @@ def keyword_arguments(
     if (beta := cycled(group)) is not None:
         settings["beta"] = beta
     if rule.statistics or rule.memory:
-        return _remembering(scalars, rule, settings, states, count)
+        return _remembering(scalars, rule, settings, states, numbers, count)
     if count is not None:
         return _with_decay(settings, scalars(count, settings, {}))
     columns: dict[str, list[Any]] = defaultdict(list)
@@ -54,21 +60,27 @@ def keyword_arguments(
 
 
 def _remembering(
-    scalars: Scalars, rule: Rule, group: Mapping[str, Any], states: list[State], count: float | None
+    scalars: Scalars,
+    rule: Rule,
+    group: Mapping[str, Any],
+    states: list[State],
+    numbers: Mapping[str, Numbers],
+    count: float | None,
 ) -> dict[str, float | list[Any]]:
     """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
     # Compiled code reads numbers, and autograd would not know where they are from.
-    gather = torch.stack if group["differentiable"] else column
-    memory = {name: gather([state[name] for state in states]) for name in (*rule.statistics, *rule.memory)}
-    step: Scalar = _precise(column([state["step"] for state in states])) if count is None else count
+    memory = {
+        name: torch.stack(number.tensors) if group["differentiable"] else number.read()
+        for name, number in numbers.items()
+    }
+    step: Scalar = _precise(torch.stack([state["step"] for state in states])) if count is None else count
     values = scalars(step, group, memory)
     for name in rule.memory:
         if name in values and group["differentiable"]:
             for state, value in zip(states, values[name].unbind(), strict=True):
                 state[name] = value.to(state[name].dtype)
         elif name in values:
-            new = values[name] if count is not None else list(values[name].unbind())
-            note([state[name] for state in states], new)
+            numbers[name].write(values[name] if count is not None else list(values[name].unbind()))
     wanted = _with_decay(group, {name: values[name] for name in rule.keywords})
     on_host = count is not None and not group["differentiable"]
     return {name: _each(value, states, on_host) for name, value in wanted.items()}

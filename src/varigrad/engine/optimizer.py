@@ -39,7 +39,7 @@ from .hyperparameters import Accepts
 from .keywords import keyword_arguments
 from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
-from .per_tensor import advance
+from .per_tensor import Numbers, advance
 from .rounding import LOW_PRECISION
 from .rule import Rule
 from .storage import COMPENSATION, PLAIN, local, real, width
@@ -426,8 +426,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             counts = advance(steps)
         rule = self.rule_for(group)
         for count, bucket in buckets(rule, counts, params, grads, states, inputs):
-            scalars = keyword_arguments(self.scalars, rule, group, bucket.states, count)
-            run(rule, self._way(group, bucket.params), bucket, scalars, group, count, scale)
+            own = (*rule.statistics, *rule.memory)
+            numbers = {name: Numbers([state[name] for state in bucket.states]) for name in own}
+            scalars = keyword_arguments(self.scalars, rule, group, bucket.states, numbers, count)
+            run(rule, self._way(group, bucket.params), bucket, scalars, group, numbers, count, scale)
 
     def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
         """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""

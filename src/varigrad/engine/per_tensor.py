@@ -15,7 +15,44 @@ from torch import Tensor
 
 from .library import address, kernels
 
-__all__ = ["advance", "column", "note"]
+__all__ = ["Numbers", "advance"]
+
+
+class Numbers:
+    """One number of each of many tensors, in 0-dim tensors; for one step, in which nobody else moves them.
+
+    Args:
+        tensors: Where the numbers are.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self._places: array[int] | None = None
+
+    def read(self) -> Tensor:
+        """Returns the numbers as one vector."""
+        if not (places := self._known()):
+            return torch.stack(self.tensors)
+        numbers = array("d", bytes(8 * len(places)))
+        _call("read", places, numbers)
+        return torch.frombuffer(numbers, dtype=torch.float64).float()
+
+    def write(self, values: Sequence[Tensor] | Tensor) -> None:
+        """Writes other numbers into the tensors.
+
+        Args:
+            values: The numbers, as tensors, or as the entries of one, which the host may then wait for.
+        """
+        if isinstance(values, Tensor) and values.device.type == "cpu" and (places := self._known()):
+            _call("write", places, array("d", values.tolist()))
+        else:
+            torch._foreach_copy_(self.tensors, list(values))
+
+    def _known(self) -> array[int]:
+        # Asked once: a thousand tensors take longer to say where they are than to be read.
+        if self._places is None:
+            self._places = _places(self.tensors)
+        return self._places
 
 
 def advance(steps: list[Tensor]) -> list[float]:
@@ -24,46 +61,22 @@ def advance(steps: list[Tensor]) -> list[float]:
     Args:
         steps: 0-dim tensors of float32.
     """
-    if not _are_known(steps):
+    if not (places := _places(steps)):
         torch._foreach_add_(steps, 1.0)
         return [step.item() for step in steps]
     counts = array("d", bytes(8 * len(steps)))
-    _call("advance", steps, counts)
+    _call("advance", places, counts)
     return counts.tolist()
 
 
-def column(tensors: list[Tensor]) -> Tensor:
-    """Returns the numbers in these 0-dim tensors as one vector."""
-    if not _are_known(tensors):
-        return torch.stack(tensors)
-    numbers = array("d", bytes(8 * len(tensors)))
-    _call("read", tensors, numbers)
-    return torch.tensor(numbers, dtype=torch.float32)
-
-
-def note(targets: list[Tensor], values: Sequence[Tensor] | Tensor) -> None:
-    """Writes a number into each of some 0-dim tensors.
-
-    Args:
-        targets: Where to.
-        values: The numbers, as tensors, or as the entries of one, which the host may then wait for.
-    """
-    if isinstance(values, Tensor) and values.device.type == "cpu" and _are_known(targets):
-        _call("write", targets, array("d", values.tolist()))
-    else:
-        torch._foreach_copy_(targets, list(values))
-
-
-def _are_known(tensors: list[Tensor]) -> bool:
-    """Whether there is compiled code, and for such tensors."""
+def _places(tensors: list[Tensor]) -> array[int]:
+    """Where the numbers lie in memory; empty where there is no compiled code, or none for such tensors."""
     if torch.compiler.is_compiling() or not hasattr(kernels(), "varigrad_write"):
-        return False
+        return array("Q")
     # Counted, which is quicker than to look for the first that differs.
-    return len(tensors) == [t.dtype for t in tensors].count(torch.float32) == [t.is_cpu for t in tensors].count(True)
+    known = len(tensors) == [t.dtype for t in tensors].count(torch.float32) == [t.is_cpu for t in tensors].count(True)
+    return array("Q", map(Tensor.data_ptr, tensors) if known else ())
 
 
-def _call(name: str, tensors: list[Tensor], numbers: array[float]) -> None:
-    # Both arrays must live until the call has ended.
-    pointers = array("Q", map(Tensor.data_ptr, tensors))
-    function = getattr(kernels(), f"varigrad_{name}")
-    function(ctypes.c_int64(len(tensors)), address(pointers), address(numbers))
+def _call(name: str, places: array[int], numbers: array[float]) -> None:
+    getattr(kernels(), f"varigrad_{name}")(ctypes.c_int64(len(places)), address(places), address(numbers))

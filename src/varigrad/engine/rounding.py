@@ -7,6 +7,10 @@ right, so that a thousand small steps move as far as they should (Gupta et al. 2
 The random numbers are a function of the step, the array and the element, not the output of a generator with a state:
 they are the same in every way of running a rule, after a resumed checkpoint, on every replica, however a tensor is cut
 into shards and whatever else the optimizer holds. `storage.c` has the same functions in C.
+
+A random word of 32 bits serves three arrays of state: its lower half, its upper half and the sum of both are uniform,
+and any two of them are independent, which is all that a variance and a covariance can see. The parameter has a word of
+its own.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["LOW_PRECISION", "key", "random_bits", "stochastic"]
+__all__ = ["LOW_PRECISION", "random_bits", "stochastic"]
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 """The dtypes that are written with care."""
@@ -37,28 +41,22 @@ def mix(x: Integer) -> Integer:
     return x ^ (x >> 16)
 
 
-def key(step: Integer, lane: int) -> Integer:
-    """Returns what the random numbers of one array at one step are numbered with.
+def random_bits(step: Integer, lane: int, shape: torch.Size, place: int | Tensor, device: torch.device) -> Tensor:
+    """Returns 16 random bits for each element, as int64.
 
     Args:
         step: The number of the step; an integer, or a 0-dim tensor of int64 where the host must not wait for it.
         lane: The place of the array among the parameter's: 0 is the parameter itself.
-    """
-    return mix((mix(step) + lane) & MASK)
-
-
-def random_bits(number: int | Tensor, shape: torch.Size, place: int | Tensor, device: torch.device) -> Tensor:
-    """Returns 16 random bits for each element, as int64.
-
-    Args:
-        number: A `key`.
         shape: The shape of the result.
         place: The index of its first element, where it is a part of something larger, or the indices of all of them.
         device: Where it is wanted.
     """
     if not isinstance(place, Tensor):
         place = torch.arange(place, place + shape.numel(), device=device, dtype=torch.int64).view(shape)
-    return mix((place & MASK) ^ number) >> 16
+    word, part = divmod(lane + 2, 3)
+    bits = mix((place & MASK) ^ mix((mix(step) + word) & MASK))
+    lower, upper = bits & 0xFFFF, bits >> 16
+    return (lower, (lower + upper) & 0xFFFF, upper)[part]
 
 
 def stochastic(values: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ def stochastic(values: Tensor, dtype: torch.dtype, bits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> bits = random_bits(key(1, 0), torch.Size([100_000]), 0, torch.device("cpu"))
+        >>> bits = random_bits(1, 0, torch.Size([100_000]), 0, torch.device("cpu"))
         >>> values = torch.full((100_000,), 1.0 + 2**-10)  # bfloat16 knows 1 and 1 + 2^-7
         >>> rounded = stochastic(values, torch.bfloat16, bits)
         >>> rounded.unique().tolist(), round(float((rounded.float().mean() - 1.0) * 2**10), 1)

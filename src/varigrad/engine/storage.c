@@ -7,12 +7,18 @@
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if __GNUC__ >= 12
+/* AVX-512 with its operations on 16 bits: with avx512f alone, halving numbers takes twice as long. */
+#define LEVELS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
 #define LEVELS __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define LEVELS
 #endif
 
 #define BLOCK 256
+#define STRETCH 1024
 #define ARRAYS 16
 
 enum { FLOAT32, BFLOAT16, FLOAT16 };
@@ -20,7 +26,7 @@ enum { FLOAT32, BFLOAT16, FLOAT16 };
 typedef void run_function(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
         double *sums);
 typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
-        double *sums, uint32_t first, const uint32_t *keys);
+        double *sums, uint32_t first, uint32_t seed);
 
 typedef union { float number; uint32_t bits; } word;
 
@@ -43,16 +49,26 @@ static inline uint32_t mix(uint32_t x) {
     return x ^ (x >> 16);
 }
 
+/* A word of random bits serves three arrays: rounding.py says how. A lane below zero is not rounded at random. */
+static inline uint32_t key_of(uint32_t seed, int64_t lane) { return mix(seed + (uint32_t)(lane + 2) / 3); }
+static inline uint32_t lower(uint32_t word) { return word & 0xFFFF; }
+static inline uint32_t upper(uint32_t word) { return word >> 16; }
+static inline uint32_t both(uint32_t word) { return lower(word + upper(word)); }
+static inline uint32_t part_of(uint32_t word, int64_t lane) {
+    const int64_t part = (lane + 2) % 3;
+    return part == 0 ? lower(word) : part == 1 ? both(word) : upper(word);
+}
+
 static inline float widened_bfloat16(uint16_t half) {
     const word w = {.bits = (uint32_t)half << 16};
     return w.number;
 }
 
 /* In its upper half, a number rounded up or down by 16 random bits. */
-static inline uint32_t rounded_bfloat16(float number, uint32_t index, uint32_t key) {
+static inline uint32_t rounded_bfloat16(float number, uint32_t random) {
     const word w = {.number = number};
     /* A NaN stays one, and infinity too: its lower half is zero. */
-    return number != number ? w.bits | 0x400000 : w.bits + (mix(index ^ key) >> 16);
+    return number != number ? w.bits | 0x400000 : w.bits + random;
 }
 
 LEVELS
@@ -71,23 +87,24 @@ static void widen_float16(const uint16_t *restrict from, float *restrict to, int
     }
 }
 
-/* To the nearest where `random` is 0; else up or down by 16 random bits for each element, numbered from `first`. At
+/* To the nearest where `lane` is below 0; else up or down by 16 random bits for each element, numbered from `first`. At
    most a block: words of 32 bits are computed first and halved in a loop of their own, because compilers make poor
    vector code of both at once. */
 LEVELS
-static void narrow_bfloat16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
+static void narrow_bfloat16(const float *restrict from, uint16_t *restrict to, int64_t count, int64_t lane,
         uint32_t key, uint32_t first) {
     uint32_t words[BLOCK];
     for (int64_t i = 0; i < count; i++) {
         const word w = {.number = from[i]};
         const uint32_t nearest = w.number != w.number ? w.bits | 0x400000 : w.bits + 0x7FFF + ((w.bits >> 16) & 1);
-        words[i] = random ? rounded_bfloat16(from[i], first + (uint32_t)i, key) : nearest;
+        const uint32_t random = part_of(mix((first + (uint32_t)i) ^ key), lane);
+        words[i] = lane < 0 ? nearest : rounded_bfloat16(from[i], random);
     }
     for (int64_t i = 0; i < count; i++) to[i] = words[i] >> 16;
 }
 
 LEVELS
-static void narrow_float16(const float *restrict from, uint16_t *restrict to, int64_t count, int random,
+static void narrow_float16(const float *restrict from, uint16_t *restrict to, int64_t count, int64_t lane,
         uint32_t key, uint32_t first) {
     uint32_t words[BLOCK];
     for (int64_t i = 0; i < count; i++) {
@@ -96,9 +113,9 @@ static void narrow_float16(const float *restrict from, uint16_t *restrict to, in
         const word size = {.bits = w.bits & 0x7FFFFFFF};
         const int small = size.number < 0x1p-14f;
         uint32_t half;
-        if (random) {
+        if (lane >= 0) {
             const word shifted = {.number = size.number + (small ? 0x1p-14f : 0.0f)};
-            const uint32_t up = shifted.bits + (mix((first + (uint32_t)i) ^ key) >> 19);
+            const uint32_t up = shifted.bits + (part_of(mix((first + (uint32_t)i) ^ key), lane) >> 3);
             half = (up >> 13) - (small ? 113 << 10 : 112 << 10);
         } else {
             const word shifted = {.number = size.number + 0.5f};  /* rounds to a multiple of 2^-24 */
@@ -115,35 +132,35 @@ static void widen(int type, const void *from, int64_t start, float *to, int64_t 
     (type == BFLOAT16 ? widen_bfloat16 : widen_float16)((const uint16_t *)from + start, to, count);
 }
 
-static void narrow(int type, const float *from, void *to, int64_t start, int64_t count, int random, uint32_t key,
+static void narrow(int type, const float *from, void *to, int64_t start, int64_t count, int64_t lane, uint32_t key,
         int64_t first) {
     (type == BFLOAT16 ? narrow_bfloat16 : narrow_float16)(
-            from, (uint16_t *)to + start, count, random, key, (uint32_t)(first + start));
+            from, (uint16_t *)to + start, count, lane, key, (uint32_t)(first + start));
 }
 
 /* Runs a rule on arrays of which some have 16 bits. `types` and `lanes` have one entry per array; those with a lane
    are rounded stochastically. The first `written` arrays but the second, the gradient, get new values. Where
    `compensated`, one more array holds what the parameter's own cannot. */
-static void run_mixed(run_function *run, halve_function *halve, int arrays, int written, int64_t spans, const int64_t *span, int64_t tensors,
-        void *const *pointers, const double *numbers, int64_t stride, double *sums, int statistics,
-        const int64_t *types, const int64_t *lanes, int compensated, int64_t step, const int64_t *firsts) {
+static void run_mixed(run_function *run, halve_function *halve, int arrays, int written, int64_t spans,
+        const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers, int64_t stride,
+        double *sums, int statistics, const int64_t *types, const int64_t *lanes, int compensated, int64_t step,
+        const int64_t *firsts) {
     _Alignas(64) float blocks[ARRAYS][BLOCK];
     _Alignas(64) float rest[BLOCK];
     /* The commonest mixture has a loop of its own. */
-    uint32_t keys[ARRAYS];
+    const uint32_t seed = mix((uint32_t)step);
     int halved = !compensated && written > 2;
-    for (int a = 0; a < arrays; a++) {
-        keys[a] = mix(mix((uint32_t)step) + (uint32_t)lanes[a]);
-        halved &= a < 2 || a >= written ? types[a] == FLOAT32 : types[a] == BFLOAT16 && lanes[a] >= 0;
-    }
+    for (int a = 0; a < arrays; a++)
+        halved &= a < 2 || a >= written ? types[a] == FLOAT32 : types[a] == BFLOAT16 && lanes[a] == a - 1;
+    const int64_t most = !halved ? BLOCK : statistics ? STRETCH : 1 << 30;
     for (int64_t k = 0; k < spans; k++, span += 3, sums += statistics) {
         void *const *const tensor = pointers + span[0];
         void *const remainder = compensated ? tensor[arrays * tensors] : 0;
-        for (int64_t start = span[1]; start < span[2]; start += BLOCK) {
-            const int64_t count = span[2] - start < BLOCK ? span[2] - start : BLOCK;
+        for (int64_t start = span[1]; start < span[2]; start += most) {
+            const int64_t count = span[2] - start < most ? span[2] - start : most;
             if (halved) {
                 halve(start, start + count, tensor, tensors, numbers + span[0] * stride, sums,
-                        (uint32_t)firsts[span[0]], keys);
+                        (uint32_t)firsts[span[0]], seed);
                 continue;
             }
             void *here[ARRAYS];
@@ -158,13 +175,13 @@ static void run_mixed(run_function *run, halve_function *halve, int arrays, int 
             run(0, count, here, 1, numbers + span[0] * stride, sums);
             for (int a = 0; a < written; a++) {
                 if (a == 1 || types[a] == FLOAT32) continue;
-                narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a] >= 0, keys[a],
+                narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a], key_of(seed, lanes[a]),
                         firsts[span[0]]);
             }
             if (compensated) {
                 widen(types[0], tensor[0], start, rest, count);
                 for (int64_t i = 0; i < count; i++) rest[i] = blocks[0][i] - rest[i];
-                narrow(types[0], rest, remainder, start, count, 0, 0, 0);
+                narrow(types[0], rest, remainder, start, count, -1, 0, 0);
             }
         }
     }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .rounding import key, random_bits, stochastic
+from .rounding import random_bits, stochastic
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -61,8 +61,8 @@ class Rounding(NamedTuple):
 
     def bits(self, name: str, index: int, like: Tensor) -> Tensor:
         """Returns the random bits of one array, numbered in the order in which the parameter lies in memory."""
-        number, place = key(self.steps[index], self.lanes[name]), self.places[index]
-        bits = random_bits(number, like.shape, place, like.device)
+        place = self.places[index]
+        bits = random_bits(self.steps[index], self.lanes[name], like.shape, place, like.device)
         in_order = isinstance(place, Tensor) or not is_dense(like)
         return bits if in_order else bits.as_strided(like.shape, like.stride())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from .c import trace
+from .c import random_part, trace
 from .rule import SKIPPED, Rule
 from .trace import ELEMENT, NUMBER, Symbol
 
@@ -77,12 +77,14 @@ def {function}(table, owners, layout, columns, steps, partial, tensors, programs
 
 _SHARED = (
     *(
+        "both",
         "copysign",
-        "key",
+        "lower",
         "narrow_bfloat16",
-        "random_bits",
+        "random_word",
         "stochastic_bfloat16",
         "stochastic_float16",
+        "upper",
         "widen_bfloat16",
     ),
 )
@@ -178,12 +180,15 @@ def _stores(rule: Rule, variant: Variant) -> list[str]:
     lines = []
     if any(lane != NEAREST for lane in variant.lanes):
         lines.append("index = tl.load(layout + tensors + owner) + start + lanes")
+    words = {random_part(lane)[0] for lane in variant.lanes if lane != NEAREST}
+    lines += [f"word{word} = random_word(step, {word}, index)" for word in sorted(words)]
     for name, dtype, lane in zip(rule.elements, variant.types, variant.lanes, strict=True):
         if name not in rule.results:
             continue
         value = f"new_{name}"
         if dtype != variant.width and lane != NEAREST:
-            value = f"stochastic_{dtype}({value}, random_bits(key(step, {lane}), index))"
+            word, part = random_part(lane)
+            value = f"stochastic_{dtype}({value}, {part}(word{word}))"
         elif dtype != variant.width:
             value = _nearest(value, dtype)
         lines += [f"stored_{name} = {value}", f"tl.store(all_{name} + lanes, stored_{name}, mask=mask)"]

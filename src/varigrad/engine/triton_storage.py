@@ -11,13 +11,15 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "both",
     "copysign",
-    "key",
+    "lower",
     "narrow_bfloat16",
-    "random_bits",
+    "random_word",
     "stochastic_bfloat16",
     "stochastic_float16",
     "total",
+    "upper",
     "widen_bfloat16",
 ]
 
@@ -30,15 +32,27 @@ def mix(x):
 
 
 @triton.jit
-def key(step, lane: tl.constexpr):
-    """Returns what the random numbers of one array at one step are numbered with."""
-    return mix(mix(step.to(tl.uint32)) + lane)
+def random_word(step, word: tl.constexpr, index):
+    """Returns the random word of these elements that serves the three arrays with this number."""
+    return mix(index.to(tl.uint32) ^ mix(mix(step.to(tl.uint32)) + word))
 
 
 @triton.jit
-def random_bits(number, index):
-    """Returns 16 random bits for the elements with these indices, by a `key`."""
-    return mix(index.to(tl.uint32) ^ number) >> 16
+def lower(word):
+    """Returns 16 bits of a random word."""
+    return word & 0xFFFF
+
+
+@triton.jit
+def upper(word):
+    """Returns the 16 bits of a random word that are independent of the lower ones."""
+    return word >> 16
+
+
+@triton.jit
+def both(word):
+    """Returns 16 bits that are independent of the lower ones, and of the upper ones."""
+    return lower(word + upper(word))
 
 
 @triton.jit

@@ -110,13 +110,14 @@ def _vector_level() -> str:
     if not _KERNELS.exists():
         return "none"
     # Named after GCC's target_clones, which storage.c asks for on x86 only.
-    if b"avx512f" not in _KERNELS.read_bytes():
+    if b"avx2" not in _KERNELS.read_bytes():
         return "the compiler's default"
     try:
         flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)[0].split())
     except (OSError, IndexError):
         return "AVX512, AVX2 or the default, by the processor"
-    return next((level.upper().rstrip("F") for level in ("avx512f", "avx2") if level in flags), "the default")
+    # The fourth level of x86-64 is AVX512 with its extensions, of which VL is one.
+    return "AVX512" if "avx512vl" in flags else "AVX2" if "avx2" in flags else "the default"
 
 
 def _ways() -> Iterator[Finding]:

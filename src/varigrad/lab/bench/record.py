@@ -3,7 +3,7 @@
 The keys, top down:
 
 - `format`, `version`: `"varigrad-bench"` and the number of this layout.
-- `settings`: `dtype`, `state_dtype`, `rounding`, `device`, `rounds`.
+- `settings`: `dtype`, `state_dtype`, `rounding`, `device`, `rounds`, `clock`.
 - `rows`, one for each optimizer, way and set of shapes: `optimizer`, `way`, `shapes`, `parameters`, `tensors`, `ms`
   (the median), `ratio_to_adamw_fused` (the median over the rounds), `ratio_quartiles` (its first and third quartile),
   `state_bytes_per_parameter`, `temporary_bytes_per_parameter`, `bytes_per_second`, `bandwidth_fraction`,

@@ -32,6 +32,7 @@ class Settings:
         rounding: How our optimizers round 16-bit parameters.
         rounds: How often each is timed.
         device: Where.
+        clock: Which time is measured, of `timing.CLOCKS`.
     """
 
     cases: tuple[tuple[str, int], ...]
@@ -41,6 +42,7 @@ class Settings:
     rounding: str
     rounds: int
     device: torch.device
+    clock: str = "wall"
 
     @classmethod
     def parse(
@@ -54,6 +56,7 @@ class Settings:
         rounding: str,
         rounds: str,
         device: str,
+        clock: str = "wall",
     ) -> Settings:
         """The settings, from the options of the command line as they were written.
 
@@ -73,6 +76,9 @@ class Settings:
             raise LabError(f"--state-dtype {state_dtype!r} does not exist (accepted: bfloat16)")
         if rounding not in ROUNDINGS:
             raise LabError(f"--rounding {rounding!r} does not exist (accepted: {', '.join(ROUNDINGS)})")
+        where = find_device(device)
+        if clock not in timing.CLOCKS or (clock == "processor" and where.type != "cpu"):
+            raise LabError(f"--clock {clock!r} does not exist on {where} (accepted: wall; on a CPU processor, too)")
         ours: dict[str, Any] = {"rounding": rounding, "state_dtype": DTYPES[state_dtype] if state_dtype else None}
         return cls(
             tuple((name, size) for name in chosen for size in (sizes if name in shapes.SIZED else sizes[:1])),
@@ -81,7 +87,8 @@ class Settings:
             state_dtype,
             rounding,
             parse_count(rounds, "--rounds", 10_000),
-            find_device(device),
+            where,
+            clock,
         )
 
 
@@ -104,7 +111,7 @@ def bench(
     for name, size in settings.cases:
         found = shapes.find_shapes(name, size)
         measured = timing.measure(
-            settings.contenders, name, found, settings.rounds, DTYPES[settings.dtype], settings.device
+            settings.contenders, name, found, settings.rounds, DTYPES[settings.dtype], settings.device, settings.clock
         )
         for number, contender in enumerate(settings.contenders, 1):
             # One line written over, not a live display, whose thread would run beside what is timed.
@@ -117,9 +124,10 @@ def bench(
                 skipped.append(one)
         _tell(progress, "")
     about = f"{settings.dtype}, {settings.rounds} rounds, {origin['threads']} threads, {settings.device}"
+    about += ", processor time" if settings.clock == "processor" else ""
     results.print(Text(f"torch {torch.__version__}, {origin['processor']}, {about}\n", style="dim"))
     results.print(display.table(timings, skipped, results.width))
-    told = {name: getattr(settings, name) for name in ("dtype", "state_dtype", "rounding", "rounds")}
+    told = {name: getattr(settings, name) for name in ("dtype", "state_dtype", "rounding", "rounds", "clock")}
     text = record.to_json(timings, skipped, {**told, "device": str(settings.device)}, origin)
     image = display.picture(timings) if png else b""
     if json:

@@ -35,6 +35,9 @@ from varigrad.lab.bench.contenders import REFERENCE, Contender
 from varigrad.lab.bench.shapes import Shapes
 from varigrad.touch import Touch
 
+CLOCKS = ("wall", "processor")
+"""What can be measured: the time that passes, or the time that processors spend, which other programs do not add to."""
+
 _SHORTEST = 2e-3
 """Seconds that a timed stretch should last at least; short steps are repeated."""
 
@@ -89,8 +92,40 @@ class Skipped:
     reason: str
 
 
+class _Watch:
+    """Times what is run on a device by one of the `CLOCKS`."""
+
+    def __init__(self, device: torch.device, clock: str) -> None:
+        self._device = device
+        self._now = time.process_time if clock == "processor" else time.perf_counter
+
+    def repeats(self, run: Callable[[], object]) -> int:
+        """How often to run something so that it can be timed; it is warm then."""
+        run()
+        return max(1, min(100, math.ceil(_SHORTEST / self.seconds(run, 1))))
+
+    def seconds(self, run: Callable[[], object], repeats: int) -> float:
+        """The time that each of so many runs takes."""
+        self._wait()
+        began = self._now()
+        for _ in range(repeats):
+            run()
+        self._wait()
+        return max(self._now() - began, 1e-9) / repeats
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
 def measure(
-    contenders: Sequence[Contender], name: str, shapes: Shapes, rounds: int, dtype: torch.dtype, device: torch.device
+    contenders: Sequence[Contender],
+    name: str,
+    shapes: Shapes,
+    rounds: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    clock: str = "wall",
 ) -> Iterator[Timing | Skipped]:
     """Times contenders on parameters of some shapes, one after the other.
 
@@ -101,7 +136,9 @@ def measure(
         rounds: How often each is timed.
         dtype: The dtype of parameters and gradients.
         device: Where they are.
+        clock: One of `CLOCKS`.
     """
+    watch = _Watch(device, clock)
     params = _parameters(shapes, dtype, device)
     for contender in contenders:
         chosen = [param for param in params if param.ndim == 2] if contender.matrices_only else params
@@ -114,7 +151,7 @@ def measure(
         except (RuntimeError, ValueError, TypeError) as error:
             yield Skipped(contender.optimizer, contender.way, name, " ".join(str(error).split()))
             continue
-        yield _time(contender, optimizer, name, chosen, rounds, device)
+        yield _time(contender, optimizer, name, chosen, rounds, watch)
 
 
 def _parameters(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -133,7 +170,7 @@ def _time(
     name: str,
     params: list[Tensor],
     rounds: int,
-    device: torch.device,
+    watch: _Watch,
 ) -> Timing:
     """Times one contender against the reference, a copy and an addition."""
     is_reference = contender is REFERENCE
@@ -151,12 +188,12 @@ def _time(
     floor = _floor(optimizer, params)
     if floor is not None:
         runs.insert(len(runs) - 2, floor.step)
-    repeats = [_repeats(run, device) for run in runs]
+    repeats = [watch.repeats(run) for run in runs]
     seconds: list[list[float]] = [[] for _ in runs]
     for number in range(rounds):
         order = range(len(runs)) if number % 2 else reversed(range(len(runs)))
         for index in order:
-            seconds[index].append(_seconds(runs[index], repeats[index], device))
+            seconds[index].append(watch.seconds(runs[index], repeats[index]))
     mine, copy, addition = seconds[0], seconds[-2], seconds[-1]
     ratios = [a / b for a, b in zip(mine, mine if is_reference else seconds[1], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else 3 * ratios
@@ -198,26 +235,6 @@ def _floor(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Touch | No
     for param, mine in zip(params, floor.param_groups[0]["params"], strict=True):
         mine.grad = param.grad
     return floor
-
-
-def _repeats(run: Callable[[], object], device: torch.device) -> int:
-    """How often to run something so that it can be timed; it is warm then."""
-    run()
-    return max(1, min(100, math.ceil(_SHORTEST / _seconds(run, 1, device))))
-
-
-def _seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    _wait(device)
-    return (time.perf_counter() - began) / repeats
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
