@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Size, Tensor
+
+from varigrad.engine.batch import add_products, overhang, spread
 
 from .arithmetic import Moments
 
@@ -92,8 +95,11 @@ class Terms(ABC):
                 for term in block:
                     total.add_(term)
                     squares.addcmul_(term, term)
-        variance = squares.mul_(self.count / (self.count - 1))
-        variance.addcmul_(total, total, value=-1 / (self.count - 1)).clamp_(min=0)
+        return self.of_sums(total, squares)
+
+    def of_sums(self, total: Tensor, squares: Tensor) -> Moments:
+        """Returns the moments from the sums of the terms and of their squares, laid out as the terms come."""
+        variance = spread(total, squares, self.count)
         return Moments(self.count, self.arranged(total), self.arranged(variance))
 
     def total(self, memory: Memory) -> Tensor:
@@ -172,7 +178,9 @@ class Outer(Terms):
         """
         pairs = self.positions * (self.positions + 1) // 2
         if pairs > MOST_PAIRS:
-            return super().moments(memory)
+            return (
+                self._compiled(memory) if self.grads.is_cpu and overhang(self.grads.dtype) else super().moments(memory)
+            )
         if pairs == 1:
             grads, inputs = self.grads[:, 0].square(), self.inputs[:, 0].square()
         else:
@@ -180,9 +188,18 @@ class Outer(Terms):
             twice = torch.where(s == t, 1.0, 2.0).to(self.grads)[:, None]
             grads = (self.grads[:, s] * self.grads[:, t] * twice).flatten(0, 1)
             inputs = (self.inputs[:, s] * self.inputs[:, t]).flatten(0, 1)
-        total, one = self.total(memory), 1 / (self.count - 1)
-        variance = total.square().addmm_(grads.t(), inputs, beta=-one, alpha=self.count * one).clamp_(min=0)
-        return Moments(self.count, total, variance)
+        return self.of_sums(self.total(memory), grads.t() @ inputs)
+
+    def _compiled(self, memory: Memory) -> Moments:
+        """Returns the moments by compiled code, in which a term stays in the processor's registers."""
+        inputs, step = self.inputs, overhang(self.inputs.dtype)
+        if inputs.stride(2) != 1 or self.shape[1] % step:
+            inputs = memory.take("inputs", (inputs.numel() + step,), inputs)[: inputs.numel()].view(inputs.shape)
+            inputs.copy_(self.inputs)
+        total, squares = (inputs.new_zeros(self.shape) for _ in range(2))
+        places = array("q", range(0, self.positions * inputs.stride(1), inputs.stride(1)))
+        add_products(self.grads.transpose(1, 2), inputs, places, array("q", [0]), self.shape[1], total, squares)
+        return self.of_sums(total, squares)
 
 
 class Scattered(Terms):
