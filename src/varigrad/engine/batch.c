@@ -1,7 +1,7 @@
 /* What is computed of a batch in one pass over memory, for the type that REAL stands for. */
 
 #ifndef STRETCH
-#define STRETCH 1024
+#define STRETCH 512
 #endif
 
 /* r becomes rho r + share * the sum over the samples of grad², and gain is scale / sqrt(r + floor); result is

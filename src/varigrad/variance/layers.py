@@ -16,7 +16,7 @@ from varigrad.engine.taps import Call, Taps
 from .arithmetic import Moments, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Memory, Rows, Terms, Together
+from .terms import Memory, Outer, Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
@@ -76,7 +76,7 @@ class LayerVariance(BackwardVariance):
             problem = unserved(model)
             if problem is not None:
                 raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
-            taps = Taps(model, self._heard, substitute=True, biases=True)
+            taps = Taps(model, self._heard, substitute=True, biases=True, on_matrix=self._heard_matrix)
         except Exception:
             self.remove()
             raise
@@ -107,6 +107,28 @@ class LayerVariance(BackwardVariance):
 
     def _heard(self, call: Call, inputs: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Takes a layer's input and the gradient at its output, returns the gradients of its weight and its bias."""
+        self._begin(call)
+        with _plain(grad):
+            inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
+            self._check_count(call, len(grad))
+            found = terms_of(call, inputs, grad)
+            answers = {which: self._use(call, call.arguments[which], terms) for which, terms in found.items()}
+        return answers.get("weight"), answers.get("bias")
+
+    def _heard_matrix(
+        self, call: Call, inputs: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same for a linear layer on a matrix, of which autograd has computed the gradients already."""
+        self._begin(call)
+        with _plain(grad):
+            self._check_count(call, len(grad))
+            if weight is not None:
+                self._use(call, call.arguments["weight"], Outer(grad[:, None], inputs[:, None]), weight)
+            if bias is not None:
+                self._use(call, call.arguments["bias"], Rows(grad), bias)
+        return weight, bias
+
+    def _begin(self, call: Call) -> None:
         self._enter()
         if self._adds_to is True and call in self._served:
             raise RuntimeError(
@@ -114,12 +136,6 @@ class LayerVariance(BackwardVariance):
                 "up the losses and go backward once"
             )
         self._calls.append(call)
-        with _plain(grad):
-            inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
-            self._check_count(call, len(grad))
-            found = terms_of(call, inputs, grad)
-            answers = {which: self._use(call, call.arguments[which], terms) for which, terms in found.items()}
-        return answers.get("weight"), answers.get("bias")
 
     def _check_count(self, call: Call, count: int) -> None:
         self._count = self._count or count
@@ -134,8 +150,8 @@ class LayerVariance(BackwardVariance):
                 "incomplete batch, or use method='microbatch', where every backward pass is a sample"
             )
 
-    def _use(self, call: Call, param: Tensor, terms: Terms) -> Tensor:
-        """Notes one use of a parameter, and returns the gradient that it gives."""
+    def _use(self, call: Call, param: Tensor, terms: Terms, known: Tensor | None = None) -> Tensor:
+        """Notes one use of a parameter, and returns the gradient that it gives; `known`, if it is."""
         dtype, rows = param.dtype, None
         if param._base is not None:  # one of the projections that an attention keeps in one parameter
             first = param.storage_offset() // max(1, param._base.stride(0))
@@ -144,11 +160,16 @@ class LayerVariance(BackwardVariance):
         name = self._names.get(id(param))
         # The variance of several uses is found when all are known; of biases, when all biases are.
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
-        moments = terms.moments(self._memory) if single and not isinstance(terms, Rows) else None
-        total, variance = (terms.total(self._memory), None) if moments is None else moments[1:]
+        total, variance = known, None
+        if single and not isinstance(terms, Rows):
+            _, total, variance = terms.moments(self._memory, known)
+        elif total is None:
+            total = terms.total(self._memory)
         given = total.to(dtype)
         if name is not None:
-            kept = total if self._keeps_totals(param) else None  # what is kept, autograd must copy
+            kept = None
+            if self._keeps_totals(param):  # what is kept, autograd must copy; to what it knows, it may add
+                kept = total if known is None else total.clone()
             self._uses.setdefault(name, []).append(_Use(terms, rows, kept, variance, given.data_ptr()))
         return given
 

@@ -80,11 +80,15 @@ class Terms(ABC):
     def like(self) -> Tensor:
         """Returns a tensor of the terms' dtype and device."""
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None) -> Moments:
         """Returns the sum of the terms and its variance, M/(M-1) Σ (c_n - c̄)², as (M Σ c_n² - total²) / (M-1).
 
         The two cancel where the terms differ little from each other. What is lost there is a rounding error of the
         squared mean, so that it can never matter against the squared mean.
+
+        Args:
+            memory: To work in.
+            total: Their sum, where it is known.
         """
         total, squares = (self.like().new_zeros(self.layout()) for _ in range(2))
         for block in self._blocks(memory):
@@ -137,9 +141,9 @@ class Rows(Terms):
         """Returns their sum."""
         return self.terms.sum(0)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None) -> Moments:
         """Returns the moments, from squared differences."""
-        total = self.total(memory)
+        total = self.total(memory) if total is None else total
         deviations = (self.terms - total / self.count).square_().sum(0)
         return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
 
@@ -170,7 +174,7 @@ class Outer(Terms):
         """Returns the product of matrices that sums over samples and positions."""
         return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None) -> Moments:
         """Returns the moments; from few positions without forming the terms.
 
         The square of a sum over positions is a sum over pairs of them: Σ_n Σ_st (G_ns G_nt)(x_ns x_nt)ᵀ, with
@@ -182,13 +186,16 @@ class Outer(Terms):
                 self._compiled(memory) if self.grads.is_cpu and overhang(self.grads.dtype) else super().moments(memory)
             )
         if pairs == 1:
-            grads, inputs = self.grads[:, 0].square(), self.inputs[:, 0].square()
+            grads, inputs = (
+                torch.mul(one, one, out=memory.take(purpose, one.shape, one))
+                for purpose, one in (("grads", self.grads[:, 0]), ("inputs", self.inputs[:, 0]))
+            )
         else:
             s, t = torch.triu_indices(self.positions, self.positions, device=self.grads.device)
             twice = torch.where(s == t, 1.0, 2.0).to(self.grads)[:, None]
             grads = (self.grads[:, s] * self.grads[:, t] * twice).flatten(0, 1)
             inputs = (self.inputs[:, s] * self.inputs[:, t]).flatten(0, 1)
-        return self.of_sums(self.total(memory), grads.t() @ inputs)
+        return self.of_sums(self.total(memory) if total is None else total, grads.t() @ inputs)
 
     def _compiled(self, memory: Memory) -> Moments:
         """Returns the moments by compiled code, in which a term stays in the processor's registers."""
@@ -240,9 +247,9 @@ class Scattered(Terms):
         """Returns the sum."""
         return self.grads.new_zeros(self.shape).index_add_(0, self.rows, self.grads)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None) -> Moments:
         """Returns the moments, from squared differences; a sample without a row is as far from its mean as zero."""
-        total = self.total(memory)
+        total = self.total(memory) if total is None else total
         mean = total / self.count
         named = torch.bincount(self.rows, minlength=self.shape[0])[:, None]
         deviations = mean.square().mul_(self.count - named)
