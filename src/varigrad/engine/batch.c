@@ -53,3 +53,18 @@ static void spread_REAL(int64_t start, int64_t stop, const REAL *restrict total,
 void varigrad_spread_REAL(int64_t start, int64_t stop, const REAL *total, REAL *squares, double more, double less) {
     spread_REAL(start, stop, total, squares, (REAL)more, (REAL)less);
 }
+
+/* result is factor * (first - second)². */
+LEVELS
+static void deviate_REAL(int64_t start, int64_t stop, const REAL *restrict first, const REAL *restrict second,
+        REAL *restrict result, REAL factor) {
+    for (int64_t i = start; i < stop; i++) {
+        const REAL difference = first[i] - second[i];
+        result[i] = factor * (difference * difference);
+    }
+}
+
+void varigrad_deviate_REAL(int64_t start, int64_t stop, const REAL *first, const REAL *second, REAL *result,
+        double factor) {
+    deviate_REAL(start, stop, first, second, result, (REAL)factor);
+}

@@ -14,7 +14,7 @@ from .c import batch_fingerprint, symbol
 from .library import address, kernels
 from .threads import threads
 
-__all__ = ["add_products", "normalise", "normalises", "overhang", "spread"]
+__all__ = ["add_products", "deviate", "normalise", "normalises", "overhang", "spread"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -24,12 +24,14 @@ SHARE = 2**16
 """The fewest elements, or thousands of products, that a second thread is woken for."""
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
     """The library, unless there is none, or one from another version of this code."""
     library = kernels()
-    if isinstance(library, str):
-        return None
+    return None if isinstance(library, str) else _current(library)
+
+
+@functools.cache
+def _current(library: ctypes.CDLL) -> ctypes.CDLL | None:
     try:
         built = (ctypes.c_char * 16).in_dll(library, symbol("batch", "fingerprint")).value.decode()
     except ValueError:
@@ -39,7 +41,8 @@ def _library() -> ctypes.CDLL | None:
 
 def normalises(grad: Tensor) -> bool:
     """Whether `normalise` can be called with a gradient."""
-    return grad.is_cpu and grad.dtype in CTYPES and type(grad) is Tensor and _library() is not None
+    plain = grad.is_cpu and grad.dtype in CTYPES and type(grad) is Tensor and not grad.is_neg()
+    return plain and _library() is not None
 
 
 def normalise(
@@ -77,11 +80,11 @@ def normalise(
 
 
 def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:
-    """Returns the variance of a sum of `count` terms, (count Σ c² - total²) / (count - 1) and not below 0, in `squares`.
+    """Returns the variance of a sum of `count` terms, (count Σ c² - total²) / (count - 1) but not below 0.
 
     Args:
         total: The sum.
-        squares: The sum of the squares, which is written over.
+        squares: The sum of the squares, in whose place the result is put.
         count: How many terms there are, at least 2.
     """
     more, less = count / (count - 1), 1 / (count - 1)
@@ -95,7 +98,34 @@ def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:
         function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments, ctypes.c_double(more), ctypes.c_double(less))
 
     _divided(work, total.numel(), total.numel() // SHARE)
+    torch.autograd.graph.increment_version(squares)
     return squares
+
+
+def deviate(first: Tensor, second: Tensor, factor: float, out: Tensor) -> None:
+    """Writes factor (first - second)² into a tensor.
+
+    Args:
+        first: A tensor.
+        second: Another one of its shape.
+        factor: A number.
+        out: Where to write, of that shape.
+    """
+    tensors = (first, second, out)
+    alike = all(tensor.dtype is out.dtype and tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors)
+    library = _library() if alike and out.is_cpu and out.dtype in CTYPES else None
+    if library is None:
+        torch.sub(first, second, out=out)
+        out.square_().mul_(factor)
+        return
+    function = getattr(library, f"varigrad_deviate_{CTYPES[out.dtype]}")
+    arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+    def work(start: int, stop: int) -> None:
+        function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments, ctypes.c_double(factor))
+
+    _divided(work, out.numel(), out.numel() // SHARE)
+    torch.autograd.graph.increment_version(out)
 
 
 def overhang(dtype: torch.dtype) -> int:

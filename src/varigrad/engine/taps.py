@@ -226,7 +226,9 @@ class _Forward:
         self._uncompiled = torch.compiler.disable(self._tapped)  # type: ignore[no-untyped-call]
         self._interception = Interception(module, parameters, taps._calls, taps.listener, taps.substitute)
         plain = self.before is None or getattr(self.before, "__func__", None) is type(module).forward
-        self._matrices = MatrixTap(module, parameters, taps._calls, taps.on_matrix) if plain and taps.on_matrix else None
+        self._matrices = (
+            MatrixTap(module, parameters, taps._calls, taps.on_matrix) if plain and taps.on_matrix else None
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return (self._uncompiled if torch.compiler.is_compiling() else self._tapped)(*args, **kwargs)

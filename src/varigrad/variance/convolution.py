@@ -94,7 +94,7 @@ class Convolved(Terms):
         rows = self.whole[start : start + count].reshape(count * self.groups, -1, columns.shape[1])
         torch.bmm(rows, columns, out=block.view(count * self.groups, rows.shape[1], -1))
 
-    def moments(self, memory: Memory, total: Tensor | None = None) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the moments; by compiled code, where there is some, no term and no patch is put into memory."""
         step = overhang(self.whole.dtype) if self.whole.is_cpu else 0
         if not step:

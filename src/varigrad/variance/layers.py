@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from varigrad.engine.taps import Call, Taps
 
-from .arithmetic import Moments, join, working_dtype
+from .arithmetic import Moments, is_unseen, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
 from .terms import Memory, Outer, Rows, Terms, Together
@@ -88,6 +88,7 @@ class LayerVariance(BackwardVariance):
         self._variances: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}  # only where p.grad is not exactly that
         self._served: WeakSet[Call] = WeakSet()
+        self._spare: dict[str, Tensor] = {}
         self._drop()
 
     def _drop(self) -> None:
@@ -101,6 +102,7 @@ class LayerVariance(BackwardVariance):
 
     def _start(self) -> None:
         self._earlier = 0
+        self._spare = self._variances.copy()  # their memory, where nobody has kept them
         self._served.clear()
         self._variances.clear()
         self._totals.clear()
@@ -162,7 +164,9 @@ class LayerVariance(BackwardVariance):
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
         total, variance = known, None
         if single and not isinstance(terms, Rows):
-            _, total, variance = terms.moments(self._memory, known)
+            spare = self._spare.pop(name or "", None)
+            out = spare if spare is not None and spare.shape == terms.shape and is_unseen(spare) else None
+            _, total, variance = terms.moments(self._memory, known, out)
         elif total is None:
             total = terms.total(self._memory)
         given = total.to(dtype)
@@ -260,6 +264,7 @@ class LayerVariance(BackwardVariance):
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
         self._take_rows()
+        self._spare.clear()
         self._served.update(self._calls)
         if self._count:
             for name, param in self.params.items():
@@ -274,7 +279,7 @@ class LayerVariance(BackwardVariance):
             if variance.stride() != param.stride():
                 variance = torch.empty_like(param, dtype=variance.dtype).copy_(variance)
                 self._variances[name] = variance
-            self._publish(name, variance, self._earlier)
+            self._publish(name, variance.detach(), self._earlier)  # its own tensor, so that it is known who keeps it
         self._drop()
         self._remember()
 
