@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import varigrad
+from varigrad.engine import batch
 
 from .models import (
     BUILDERS,
@@ -419,3 +420,32 @@ def test_a_layer_whose_parameters_are_frozen_may_be_of_any_kind():
     with varigrad.gradient_variance(model, method="layers"):
         model(x).mean().backward()
         assert error(model.line.weight.grad_variance, variance_of_mean((x / 2)[:, None].expand(5, 2, 3))) <= 1e-12
+
+
+def test_a_variance_that_somebody_keeps_is_not_written_over():
+    """The memory of the last one is used again only where nobody has it, not even in a view or a graph."""
+    model = nn.Linear(8, 6)
+    places = []
+    with varigrad.gradient_variance(model, method="layers"):
+        for keep in (lambda p: None, lambda p: p.grad_variance, lambda p: p.grad_variance[0]):
+            model.zero_grad()
+            model(torch.randn(5, 8)).square().sum().backward()
+            kept = keep(model.weight)
+            before = None if kept is None else kept.clone()
+            places.append(model.weight.grad_variance.data_ptr())
+            model.zero_grad()
+            model(torch.randn(5, 8)).square().sum().backward()
+            assert kept is None or torch.equal(kept, before)
+
+
+@pytest.mark.parametrize("name", ["convnet", "transformer", "mlp"])
+def test_without_compiled_code_it_is_the_same(name, monkeypatch):
+    found = []
+    for library in (batch._library, lambda: None):
+        monkeypatch.setattr(batch, "_library", library)
+        model, inputs, targets = problem(name)
+        with varigrad.gradient_variance(model, method="layers"):
+            loss_of(model(inputs), targets).backward()
+            found.append([p.grad_variance for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert error(one, other) <= 1e-10
