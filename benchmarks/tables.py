@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md anew from what is kept under results/.
+"""Writes the tables of README.md and of pages under docs/ anew from what is kept under results/.
 
     python benchmarks/tables.py
 
@@ -20,7 +20,7 @@ from varigrad.lab.optimizers import find_optimizer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "virtual-gradients", "batch-variance")))
 NAMES = {
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
@@ -128,6 +128,18 @@ def overview():
     return markdown(rows)
 
 
+def taps_cost(name):
+    """What a tap's pass costs over a plain one: median of the ratios and quartiles, from one record of a benchmark."""
+    found = defaultdict(dict)
+    for row in read("taps-cost", name)["rows"]:
+        if row["arm"] not in ("plain", "a tap that only looks"):
+            low, high = row["quartiles"]
+            found[row["network"]][row["arm"]] = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+    arms = list(next(iter(found.values())))
+    titles = [f"`{arm}`" if arm in ("layers", "ranks") else arm.capitalize() for arm in arms]
+    return markdown([("Network", *titles), *((network, *map(cells.get, arms)) for network, cells in found.items())])
+
+
 def commands(study):
     """The commands that make a study's files again, each of them once, in lines that fit a page."""
     told = []
@@ -158,6 +170,7 @@ TABLES = {
     "vsgd-defaults mnist-mlp": lambda: vsgd_defaults("mnist-mlp"),
     "vsgd-rates digits": lambda: vsgd_rates("digits"),
     "vsgd-rates mnist-mlp": lambda: vsgd_rates("mnist-mlp"),
+    **{f"taps-cost {name}": functools.partial(taps_cost, name) for name in ("virtual-gradients", "layers", "ranks")},
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 

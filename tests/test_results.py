@@ -128,7 +128,7 @@ def tables():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in tables().PAGES])
 def test_tables_are_those_of_the_results(page):
     text = (ROOT / page).read_text("utf-8")
     assert "<!-- table: " in text
