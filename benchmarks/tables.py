@@ -13,6 +13,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import fair_tables
 from scipy import stats
 
 from varigrad.lab.optimizers import find_optimizer
@@ -20,7 +21,8 @@ from varigrad.lab.optimizers import find_optimizer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "virtual-gradients", "batch-variance")))
+WITH_TABLES = ("results", "adaptive", "virtual-gradients", "batch-variance")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in WITH_TABLES))
 NAMES = {
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
@@ -171,6 +173,11 @@ TABLES = {
     "vsgd-rates digits": lambda: vsgd_rates("digits"),
     "vsgd-rates mnist-mlp": lambda: vsgd_rates("mnist-mlp"),
     **{f"taps-cost {name}": functools.partial(taps_cost, name) for name in ("virtual-gradients", "layers", "ranks")},
+    "fair accuracy": lambda: markdown(fair_tables.accuracy()),
+    "fair loss": lambda: markdown(fair_tables.loss()),
+    "fair steps": lambda: markdown(fair_tables.steps()),
+    "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
+    "fair rates": lambda: markdown(fair_tables.rates()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 

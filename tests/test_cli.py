@@ -288,6 +288,16 @@ def test_runs_are_listed_filtered_and_removed(tmp_path: Path) -> None:
     assert result.stderr.startswith("a damaged run is set aside as ")
 
 
+def test_tune_finds_its_target_by_procedure() -> None:
+    quick = ["--workers", "1", "--steps", "4", "--trials", "1", "--seeds", "1", "--optimizers", "vsgd"]
+    result = invoke("tune", *quick, "--target", "procedure")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stdout.split())
+    assert "the target on digits is the median final test accuracy of 10 runs of" in told
+    (target,) = re.findall(r"steps to +seconds to .*?\b([0-9.]+) % +[0-9.]+ % ", told)
+    assert 0 < float(target) < 100
+
+
 def test_tune_scores_and_writes(tmp_path: Path) -> None:
     arguments = ["tune", "--workers", "1", "--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2"]
     result = invoke(*arguments, "--steps", "30", "--target", "0.2", "--out", tmp_path / "out")
@@ -305,6 +315,10 @@ def test_tune_scores_and_writes(tmp_path: Path) -> None:
         (["tune", "--trials", "0"], "--trials 0 is out of range"),
         (["tune", "--space", "decay"], "unknown axis 'decay'"),
         (["tune", "--study", "-1"], "--study '-1' is not a whole number"),
+        (["tune", "--studies", "0"], "--studies 0 is out of range"),
+        (["tune", "--studies", "2", "--grid", "vsgd/table1"], "--studies 2: a grid has no other points"),
+        (["tune", "--target", "best"], "--target 'best' is not a number"),
+        (["tune", "--target", "procedure", "--schedule", "paper"], "no paper has rates for all of its references"),
         (["tune", "--grid", "vsgd/tabel1"], "unknown grid 'vsgd/tabel1': did you mean 'vsgd/table1'"),
         (["tune", "--grid", "vsgd/table1", "--optimizers", "svag"], "tried nothing with svag"),
         (["tune", "--target", "97"], "--target 97 is out of range (accepted: a number above 0 and up to 1)"),

@@ -146,7 +146,7 @@ def list_command(
 
         [cyan]varigrad list --data-dir ~/data[/cyan]
     """
-    from varigrad.lab.optimizers import OPTIMIZERS
+    from varigrad.lab.optimizers import all_optimizers
     from varigrad.lab.tasks import all_tasks
 
     console = Console(highlight=False)
@@ -159,7 +159,7 @@ def list_command(
             console.print(line.append(remark, style="dim"), soft_wrap=True)
 
     show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in all_tasks().values()])
-    show("Optimizers", [(row.name, row.summary, row.source) for row in OPTIMIZERS.values()])
+    show("Optimizers", [(row.name, row.summary, row.source) for row in all_optimizers().values()])
 
 
 @app.command("compare")
@@ -168,7 +168,12 @@ def compare_command(
         str, typer.Option(help="What to train; see [bold]varigrad list[/bold].", metavar="NAME")
     ] = "digits",
     optimizers: Annotated[
-        str, typer.Option(help="Which optimizers, separated by commas, or [bold]all[/bold].", metavar="NAMES")
+        str,
+        typer.Option(
+            help="Which optimizers, separated by commas, or [bold]all[/bold]; those in FILE.py, or FILE.py:NAME, are "
+            "of your own.",
+            metavar="NAMES",
+        ),
     ] = "vsgd,constant-vsgd,adamw,sgd",
     lr: Annotated[
         str | None,
@@ -198,6 +203,7 @@ def compare_command(
             metavar="NUMBER",
         ),
     ] = "0",
+    glance: Annotated[str | None, shared.GLANCE] = None,
     schedule: Annotated[
         str,
         typer.Option(
@@ -265,7 +271,7 @@ def compare_command(
         [cyan]varigrad compare --optimizers all --json all.json[/cyan]
     """
     # What follows needs PyTorch and the rest; `--help` and a mistyped option do not wait for them.
-    from varigrad.lab import machine, options
+    from varigrad.lab import machine, options, own
     from varigrad.lab.display import Display
     from varigrad.lab.engines import plan as carrying_out
     from varigrad.lab.grid import compare
@@ -275,7 +281,7 @@ def compare_command(
     from varigrad.lab.tasks import find_task
     from varigrad.lab.training import Settings
 
-    chosen = find_task(task)
+    chosen = options.with_glance(find_task(task), glance)
     rows = options.parse_optimizers(optimizers)
     rates = options.parse_rates(lr)
     seed_list = options.parse_seeds(seeds, chosen.seeds)
@@ -292,6 +298,7 @@ def compare_command(
     outputs.require_writable(json, out)
     folder = shared.data_folder(data_dir)
     plan = carrying_out.Plan.parse(engine, store, workers, thread_count, settings.device)
+    places = own.whereabouts([chosen.name, *(row.name for row in rows)])
 
     progress, results = Console(stderr=True, highlight=False), Console(highlight=False)
     with machine.cpu_threads(thread_count), Display(progress) as display:
@@ -309,7 +316,7 @@ def compare_command(
             on_contender=display.show_contender,
             on_plan=display.show_plan,
             on_run=display.show_run,
-            engine=plan.engine(lambda task: data, folder, origin, display.say, {chosen.name: task}),
+            engine=plan.engine(lambda task: data, folder, origin, display.say, places),
         )
     origin["runs at once"] = str(plan.workers)
     results.print()

@@ -119,12 +119,33 @@ def test_what_tuning_leaves(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "profile.svg").read_bytes() == svg
 
 
+def test_several_studies_stand_on_the_page_and_in_the_files(tmp_path: Path) -> None:
+    found = tuned()
+    others = tuple(dataclasses.replace(one, further=(one, one)) for one in found.tuned)
+    origin = "the target on digits was found by procedure"
+    named = dataclasses.replace(found.task, name="my/file.py:line")
+    several = dataclasses.replace(found, task=named, tuned=others, target_origin=origin)
+    told = page([several], PROVENANCE)
+    assert "3 studies of 3 trials" in told
+    assert origin in told
+    assert "lr 0.1; 0.1; 0.1" in told
+    tuning_outputs.write([several], PROVENANCE, tmp_path)
+    assert (tmp_path / "line-scores.csv").exists()
+    record = json.loads((tmp_path / "tuning.json").read_text())["tasks"][0]
+    assert record["target_origin"] == origin
+    assert [len(optimizer["further_studies"]) for optimizer in record["optimizers"]] == [2, 2, 2]
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "runs.csv").read_text())))
+    assert {line["study"] for line in lines} == {"0", "1", "2"}
+
+
 def test_the_page_of_tunings_says_no_more_than_the_scores() -> None:
     told = reading([tuned()])
     assert told[0].startswith("vsgd: no difference from tuned adamw is shown; the ratio is 0.80 (")
+    assert told[0].endswith(" To adamw's final loss: 0.80 (0.78-1.08) of its steps.")
     assert told[1].startswith("sgd: more steps to the target than tuned adamw; the ratio is ∞ (")
     clear = tuning(adamw=[100, 120, 90], vsgd=[50, 60, 45])
-    assert reading([clear]) == ["vsgd: fewer steps to the target than tuned adamw; the ratio is 0.50."]
+    (said,) = reading([clear])
+    assert said.startswith("vsgd: fewer steps to the target than tuned adamw; the ratio is 0.50. To adamw's final ")
     assert "2 runs at once" in page([tuned()], PROVENANCE)
     one = Tuned(OPTIMIZERS["sgd"], tuned().tuned[0].trials, tuned().tuned[0].runs)
     assert reading([dataclasses.replace(clear, tuned=(one,))]) == [

@@ -47,7 +47,7 @@ def test_every_optimizer_has_the_papers_rate_and_settings() -> None:
     rows = by_protocol([OPTIMIZERS["sgd"], OPTIMIZERS["svgd"]], TASK)
     comparison = compare(TASK, DATA, rows, [0], Settings(4, schedule="paper"))
     assert [[rung.lr for rung in contender.rungs] for contender in comparison.contenders] == [[0.1], [1.0]]
-    assert rows[0].keywords(0.1, 32) == {"momentum": 0.0}
+    assert rows[0].keywords(0.1, 32, 10) == {"momentum": 0.0}
     assert '"learning_rates": "paper"' in to_json(comparison, {})
     assert "A Paper, Table 7" in " ".join(method(comparison))
 
@@ -86,7 +86,7 @@ def test_the_paper_of_the_mnist_network() -> None:
     assert (task.batch_size, task.steps, task.protocol.starts, task.protocol.l1) == (32, 6000, (0, 1600, 3600), 1e-4)
     (row,) = by_protocol([OPTIMIZERS["svgd"]], task)
     assert row.rates == (0.01,)
-    assert row.keywords(0.01, 32) == pytest.approx({"scale": 3.2, "eps": 1.024e-3})
+    assert row.keywords(0.01, 32, 10) == pytest.approx({"scale": 3.2, "eps": 1.024e-3})
     factor = task.protocol.factor("svgd", 1.0)
     assert [factor(step) for step in (0, 1599, 1600, 3599, 3600, 5999)] == pytest.approx([1, 1, 0.5, 0.5, 0.1, 0.1])
 

@@ -71,7 +71,7 @@ def test_every_cell_can_be_run() -> None:
         else:
             job = trial.job("full", 0, CPU)
             assert job.settings.steps == trial.steps
-            job.row.build(torch.nn.Linear(2, 2), job.lr, job.settings.weight_decay, job.task.batch_size)
+            job.row.build(torch.nn.Linear(2, 2), job.lr, job.settings.weight_decay, job.task.batch_size, 10)
 
 
 def numbers(item: str, *words: str) -> list[float | None]:
@@ -110,14 +110,14 @@ def test_the_settings_are_those_that_are_printed() -> None:
     job = trials(by_key["cifar10-resnet34 Adam, test error (%)"])[0].job("full", 0, CPU)
     assert job.row.arguments == {"betas": (0.99, 0.999)}
     job = trials(by_key["cifar10-densenet121 AdaBayes, test error (%)"])[0].job("full", 0, CPU)
-    keywords = job.row.keywords(job.lr, 128)
+    keywords = job.row.keywords(job.lr, 128, 10)
     assert keywords["sgd_lr"] / keywords["batch_size"] == pytest.approx(7.8125e-4)
     assert job.lr * job.settings.weight_decay == pytest.approx(5e-5)
     assert job.settings.schedule == "drops:58500=0.1"
     for name, scale in (("table2", 0.128), ("table3", 1.28)):
         ((_, table),) = find_items(f"svgd/{name}")
         job = trials(table.cells[-1])[0].job("full", 0, CPU)
-        assert job.row.keywords(job.lr, 128) == pytest.approx({"scale": scale, "eps": 1e-6 * 128**2})
+        assert job.row.keywords(job.lr, 128, 10) == pytest.approx({"scale": scale, "eps": 1e-6 * 128**2})
 
 
 def test_a_tenth_has_a_tenth_of_the_steps_and_falls_a_tenth_of_the_way() -> None:
@@ -288,7 +288,7 @@ def test_the_best_value_counts_where_the_paper_takes_it() -> None:
 
 def test_the_variance_inside_the_batch_is_what_the_row_uses() -> None:
     model = torch.nn.Linear(3, 2)
-    optimizer = find_optimizer("msvag-batch").build(model, 0.1, 0.0, 4)
+    optimizer = find_optimizer("msvag-batch").build(model, 0.1, 0.0, 4, 10)
     model(torch.randn(4, 3)).square().sum(1).mean().backward()
     assert model.weight.grad_variance.shape == (2, 3)
     optimizer.step()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from varigrad.lab import schedules
+from varigrad.lab import own, schedules
 from varigrad.lab.data import FASHION_MNIST, TINY_IMAGENET
 from varigrad.lab.encoded import IMAGENET, EncodedClassification
 from varigrad.lab.errors import LabError
 from varigrad.lab.kinds.text import NextSymbol, TextBatches
 from varigrad.lab.models.char_lstm import CharLSTM
 from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
-from varigrad.lab.tasks import TASKS, find_task, user
+from varigrad.lab.tasks import TASKS, find_task
 from varigrad.lab.tasks.problems import rippled, stochastic_quadratic
 from varigrad.lab.text_data import TextFile
 from varigrad.lab.training import Settings, train
@@ -316,6 +316,8 @@ def test_a_task_in_a_file(tmp_path: Path) -> None:
     file.write_text(TASK_FILE + "other = Task('other', '', Digits(), mlp, 1, 1, 1, 0.5)\n")
     with pytest.raises(LabError, match=r"has several tasks: say which \(.*mine.py:my-line, .*mine.py:other\)"):
         find_task(str(file))
+    file.write_text(TASK_FILE.replace("line = Task(", "TASKS = (Task(") + ",)\n")
+    assert find_task(f"{file}:my-line").steps == 20
     file.write_text("x = 1")
     with pytest.raises(LabError, match="has no task"):
         find_task(str(file))
@@ -342,7 +344,7 @@ def test_tasks_of_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = dataclasses.replace(TASKS["digits"], name="mine")
 
     def install(*loaded: object) -> None:
-        monkeypatch.setattr(user, "entry_points", lambda group: [Entry(item) for item in loaded])
+        monkeypatch.setattr(own, "entry_points", lambda group: [Entry(item) for item in loaded])
 
     install([mine])
     assert find_task("mine") is mine

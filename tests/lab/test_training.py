@@ -131,7 +131,7 @@ def test_state_bytes(name: str, expected: int) -> None:
 
 @pytest.mark.parametrize("row", OPTIMIZERS.values(), ids=lambda row: row.name)
 def test_every_row_can_be_built(row: OptimizerRow) -> None:
-    optimizer = row.build(nn.Linear(2, 2), lr=0.125, weight_decay=0.25, batch_size=32)
+    optimizer = row.build(nn.Linear(2, 2), lr=0.125, weight_decay=0.25, batch_size=32, steps=100)
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.125, 0.25)
     assert all(group[key] == value for key, value in row.arguments.items())

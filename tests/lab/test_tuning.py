@@ -16,6 +16,7 @@ from varigrad.lab.training import Evaluation, Run, Settings
 from varigrad.lab.tuning import scores
 from varigrad.lab.tuning.grids import GRIDS, find_grid
 from varigrad.lab.tuning.space import Axis, Point, axes, halton
+from varigrad.lab.tuning.targets import by_procedure
 from varigrad.lab.tuning.tune import Trial, Tuned, Tuning, tune
 
 from .made_runs import diverged, run
@@ -190,6 +191,117 @@ def test_a_bootstrap_interval_covers_as_often_as_it_says() -> None:
         found = scores.ratio([tuning(adamw=np.ceil(common).tolist(), sgd=np.ceil(ours).tolist())], "sgd", "steps")
         covered += found.low <= 1.5 <= found.high
     assert 88 <= covered <= 100
+
+
+def falling(losses: list[float], seed: int = 0) -> Run:
+    """A run with these validation losses at steps 100, 200, ...; infinite: it diverged."""
+    evaluations = tuple(Evaluation(100 * (i + 1), 0.1, loss, 0.5, 0.1, 0.5) for i, loss in enumerate(losses))
+    return Run(
+        0.1, seed, evaluations, math.isinf(losses[-1]), 0.1, 100.0, 8.0, tuple(float(i) for i in range(len(losses)))
+    )
+
+
+def against(theirs: list[list[float]], ours: list[list[float]], glance: int | None = None) -> Tuning:
+    """AdamW's losses and another's, seed by seed."""
+    trial = (Trial(Point(0.1), run(0.1)),)
+    tuned = [
+        Tuned(OPTIMIZERS[name], trial, tuple(falling(losses, seed) for seed, losses in enumerate(rows)))
+        for name, rows in (("adamw", theirs), ("vsgd", ours))
+    ]
+    task = dataclasses.replace(TASKS["digits"], glance=glance)
+    return Tuning(task, Settings(400), tuple(range(len(theirs))), 1000, 0.9, tuple(tuned), 1.0)
+
+
+def test_the_share_of_steps_to_the_loss_that_adamw_ends_with() -> None:
+    inf = math.inf
+    theirs = [[4, 3, 2, 1], [4, 3, 2, 1], [4, 1, 3, 2], [4, 3, 2, 1], [4, inf], [4, inf]]
+    ours = [[2, 1, 1, 1], [9, 9, 9, 1.1], [2, 2, 2, 2], [1, inf], [4, 3, 3, 3], [inf]]
+    found = against(theirs, ours)
+    assert scores.shares(found, found.tuned[1]).tolist() == [
+        0.5,
+        inf,
+        0.5,
+        inf,
+        0,
+        1,
+    ]  # of the third: its own 200 steps
+    assert scores.shares(found, found.tuned[0]).tolist() == [1] * 6
+    alone = dataclasses.replace(found, tuned=found.tuned[1:])
+    assert scores.shares(alone, found.tuned[1]) is None
+    assert scores.share([alone], "vsgd") is None
+
+
+def test_with_a_glance_the_last_evaluation_is_another_yardstick() -> None:
+    """It alone sees all samples, here with a loss that the glance never shows."""
+    losses = [[4, 3, 2, 2.5]], [[3, 2, 1, 2.4]]
+    assert scores.shares(against(*losses), against(*losses).tuned[1]).tolist() == [2 / 3]  # 2.5: at 200, and at 300
+    short = against(*losses, glance=10)
+    assert scores.shares(short, short.tuned[1]).tolist() == [2 / 3]  # 2: at 200, and at 300
+    late = against([[4, 3, 2, 0.5]], [[4, 4, 2.1, 0.4]], glance=10)
+    assert scores.shares(late, late.tuned[1]).tolist() == [math.inf]
+
+
+def test_shares_over_tasks_are_a_geometric_mean_with_a_paired_interval() -> None:
+    half, twice = [[4, 3, 2, 1]], [[2, 1, 1, 1]]
+    both = scores.share([against(half, twice), against(half, [[1, 1, 1, 1]])], "vsgd")
+    assert (both.mean, both.low, both.high) == pytest.approx((math.sqrt(0.5 * 0.25),) * 3)
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(40):
+        step = generator.integers(0, 8, 15)
+        rows = [[2.0] * int(count) + [0.5] * (10 - int(count)) for count in step]
+        found = scores.share([against([[2.0] * 9 + [1.0]] * 15, rows)], "vsgd")
+        covered += found.low <= 0.45 <= found.high  # the median of (step + 1) / 10 over all steps is 0.4 to 0.5
+    assert covered >= 32
+
+
+def test_several_studies_have_a_winner_each_and_medians_over_them(tmp_path: Path) -> None:
+    engine = Here(lambda task: Digits().load(None), Store(tmp_path))
+    row = OPTIMIZERS["sgd"]
+    studies = [[(row, [Point(0.001), Point(0.1)])], [(row, [Point(0.01), Point(0.1)])], [(row, [Point(0.003)])]]
+    plans: list[int] = []
+    told: list[None] = []
+    found = tune(
+        TASKS["digits"], studies[0], [0, 1], Settings(40), engine, 0.5, further=studies[1:],
+        on_plan=plans.append, on_run=lambda: told.append(None),
+    )  # fmt: skip
+    (sgd,) = found.tuned
+    assert [study.winner.point.lr for study in sgd.studies] == [
+        0.1,
+        0.1,
+        0.003,
+    ]  # the first two hit upon the same point
+    assert [len(study.runs) for study in sgd.studies] == [2, 2, 2]
+    assert sgd.studies[0].runs == sgd.studies[1].runs
+    assert plans == [len(told)] == [5 + 6]
+    assert len(Store(tmp_path).entries()) == 4 + 4  # nothing is made twice
+    assert [trial.point.lr for trial in sgd.all_trials] == [0.001, 0.1, 0.01, 0.1, 0.003]
+    single = [scores.times(study, 0.5, "steps") for study in sgd.studies]
+    assert scores.times(sgd, 0.5, "steps").tolist() == np.median(single, axis=0).tolist()
+    assert sgd.rung.runs == tuple(run for study in sgd.studies for run in study.runs)
+
+
+def test_a_target_by_procedure_is_the_best_median_of_the_references(tmp_path: Path) -> None:
+    engine = Here(lambda task: Digits().load(None), Store(tmp_path))
+    task = dataclasses.replace(TASKS["digits"], evaluations=1)
+    found = by_procedure(task, 1, ["lr"], 2, [0, 2003], Settings(60), engine)
+    runs: dict[tuple[str, float], dict[int, Run]] = {}
+    for entry in Store(tmp_path).entries():
+        runs.setdefault((entry.specification.optimizer, entry.specification.lr), {})[entry.specification.seed] = (
+            entry.run
+        )
+    medians = {}
+    for name in ("sgd", "adam", "adamw"):
+        own = {lr: seeds for (optimizer, lr), seeds in runs.items() if optimizer == name}
+        assert list(map(len, own.values())).count(1) == 3  # four trials, of which one won
+        (winner,) = (seeds for seeds in own.values() if len(seeds) > 1)
+        best = min(own.values(), key=lambda seeds: seeds[1000].final.validation_loss)
+        assert best is winner
+        judged = [run.final.test_accuracy for seed, run in winner.items() if seed != 1000]
+        assert sorted(winner) == [1000, 2000, 2001, 2002, *range(2004, 2011)]  # ten, none of the two
+        medians[name] = np.median(judged)
+    assert found.accuracy == max(medians.values())
+    assert f"10 runs of {max(medians, key=medians.get)}, the best of sgd, adam, adamw after 4 trials" in found.origin
 
 
 def test_what_a_smaller_budget_would_have_found() -> None:

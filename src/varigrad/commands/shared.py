@@ -25,6 +25,13 @@ ENGINE = typer.Option(
     metavar="NAME",
 )
 
+GLANCE = typer.Option(
+    help="Samples of the validation and the test part that all evaluations but the last one look at, or "
+    "[bold]all[/bold]: where judging takes longer than training.",
+    show_default="the task's, which is all",
+    metavar="N",
+)
+
 
 def data_folder(given: Path | None) -> Path | None:
     """The folder with data: what was given, or what the environment says.

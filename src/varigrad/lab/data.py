@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ class Split:
     def __getitem__(self, rows: torch.Tensor | slice) -> Split:
         return Split(self.images[rows], self.labels[rows])
 
+    def some(self, count: int) -> Split:
+        """`count` of them, or all if there are no more: always the same, drawn at random."""
+        return self if count >= len(self) else self[shuffled(len(self))[:count].to(self.labels.device)]
+
 
 @dataclass(frozen=True)
 class Data:
@@ -64,6 +69,15 @@ class Data:
         labels = torch.cat([self.train.labels, self.validation.labels])
         return Data(Split(images, labels), self.validation, self.test, self.mean, self.std)
 
+    def glance(self, count: int) -> Data:
+        """The same with no more than `count` images to validate and to test on."""
+        return dataclasses.replace(self, validation=self.validation.some(count), test=self.test.some(count))
+
+
+def shuffled(count: int) -> torch.Tensor:
+    """The numbers below `count` in an order drawn once and for all."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
 
 def held_out(split: Split, count: int) -> tuple[Split, Split]:
     """A split in two: all but `count` images, and `count` images.
@@ -71,7 +85,7 @@ def held_out(split: Split, count: int) -> tuple[Split, Split]:
     Which ones is drawn once and for all: it depends on the size of the split only, never on a run's seed, so that
     every run of every optimizer is validated on the same images.
     """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    order = shuffled(len(split))
     return split[order[count:]], split[order[:count]]
 
 
@@ -82,6 +96,7 @@ class DataSource(Protocol):
         """The data, read from `folder` where one is given and needed: what the task's kind takes, such as `Data`.
 
         It has `to(device)`, the same on another device, and `whole()`, the same with the validation part trained on.
+        Where a task has a `glance` it also has `glance(count)`, the same with that many samples to be judged by.
         """
 
     def whereabouts(self, folder: Path | None) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from varigrad.lab.batches import generator
+from varigrad.lab.data import shuffled
 from varigrad.lab.errors import LabError
 from varigrad.lab.parquet import ImageTable, complete, from_hub
 
@@ -40,6 +41,10 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def some(self, count: int) -> EncodedSplit:
+        """`count` of them, or all if there are no more: always the same, drawn at random."""
+        return replace(self, rows=self.rows[shuffled(len(self))[:count].numpy()])
 
     def file(self, position: int) -> tuple[bytes, int]:
         """An image file and its class."""
@@ -71,6 +76,10 @@ class EncodedData:
         """The same with the validation part trained on, too."""
         rows = np.concatenate([self.train.rows, self.validation.rows])
         return replace(self, train=replace(self.train, rows=rows))
+
+    def glance(self, count: int) -> EncodedData:
+        """The same with no more than `count` images to validate and to test on."""
+        return replace(self, validation=self.validation.some(count), test=self.test.some(count))
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def _load(source: EncodedSet, folder: Path | None) -> EncodedData:
     count = round(source.held_out * len(train))
     if not 0 < count < len(train):
         raise LabError(f"{source.table.hub_id}: {len(train)} training images are too few to hold some out")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).numpy()
+    order = shuffled(len(train)).numpy()
     return EncodedData(
         EncodedSplit(train, order[count:]), EncodedSplit(train, order[:count]), EncodedSplit(test, np.arange(len(test)))
     )

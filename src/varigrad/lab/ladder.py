@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 
 def ladder(lowest: float, highest: float) -> tuple[float, ...]:
     """All rungs from `lowest` to `highest`, both included.
@@ -18,6 +21,24 @@ def ladder(lowest: float, highest: float) -> tuple[float, ...]:
         (0.001, 0.003, 0.01, 0.03)
     """
     return tuple(_rung(index) for index in range(_index(lowest), _index(highest) + 1))
+
+
+def require_rungs(rates: Sequence[float]) -> None:
+    """Find out whether rates can be climbed.
+
+    Args:
+        rates: What is tried first.
+
+    Raises:
+        ValueError: There are none, they do not rise, or one is no rung.
+
+    Example:
+        >>> require_rungs((1e-3, 1e-2))
+    """
+    if not rates or any(low >= high for low, high in itertools.pairwise(rates)):
+        raise ValueError("expected one or more learning rates, from low to high")
+    for rate in rates:
+        _index(rate)
 
 
 def below(rung: float) -> float:

@@ -2,111 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import nn
 
 import varigrad
 from varigrad.lab.errors import LabError, unknown_name
 from varigrad.lab.ladder import ladder
 from varigrad.lab.minibatch import MinibatchMSVAG
 from varigrad.lab.muon import MuonAndAdamW
+from varigrad.lab.optimizer_row import Elsewhere, OptimizerRow
+from varigrad.lab.own_optimizers import NORMALISED, installed_optimizers, optimizers_from_file
+
+__all__ = ["KNOWN", "OPTIMIZERS", "OptimizerRow", "all_optimizers", "find_optimizer", "find_optimizers"]
+
+# Seven rungs for everybody: an equal budget. Plain SGD's useful rates lie ten times higher.
+PLAIN = ladder(1e-3, 1e0)
 
 
-class Elsewhere(torch.optim.Optimizer):
-    """A class of a package that the lab can do without: imported when it is called, which gives an instance of it.
-
-    Attributes:
-        project: The package, as it is installed.
-    """
-
-    project: ClassVar[str]
-
-    def __new__(cls, *args: Any, **arguments: Any) -> Any:
-        """An instance of the real class."""
-        return getattr(importlib.import_module(cls.__module__), cls.__name__)(*args, **arguments)
-
-    @classmethod
-    def named(cls, package: str, name: str, project: str) -> type[Elsewhere]:
-        """The class called `name` in `package`, which `pip install project` installs."""
-        return type(name, (cls,), {"__module__": package, "project": project})
-
-    @classmethod
-    def is_installed(cls) -> bool:
-        """Whether the package is there."""
-        return importlib.util.find_spec(cls.__module__) is not None
-
-
-@dataclass(frozen=True)
-class OptimizerRow:
-    """An optimizer as the lab knows it.
-
-    Attributes:
-        name: What the command line calls it.
-        optimizer: The class, called with the parameters, `lr`, `weight_decay` and `arguments`.
-        summary: What it does, in one line.
-        source: The paper, and where in it.
-        rates: The learning rates tried first, from low to high.
-        arguments: Fixed keyword arguments; everything else stays at the class's defaults.
-        derived: Further keyword arguments, from the learning rate and the batch size.
-        takes_model: Whether the class is called with the model instead of its parameters.
-        schedule_free: Whether it needs no falling learning rate: a cosine schedule then stays up after its warm-up.
-    """
-
-    name: str
-    optimizer: type[torch.optim.Optimizer]
-    summary: str
-    source: str
-    rates: tuple[float, ...]
-    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    derived: Callable[[float, int], Mapping[str, Any]] = lambda lr, batch_size: MappingProxyType({})
-    takes_model: bool = False
-    schedule_free: bool = False
-
-    @property
-    def class_name(self) -> str:
-        """The class to import, such as `"torch.optim.AdamW"`."""
-        kind = self.optimizer
-        if kind.__module__.startswith("varigrad.lab."):
-            return f"{kind.__module__}.{kind.__name__}"
-        package = "torch.optim" if kind.__module__.startswith("torch.optim.") else kind.__module__.split(".")[0]
-        return f"{package}.{kind.__name__}"
-
-    def build(self, model: nn.Module, lr: float, weight_decay: float, batch_size: int) -> torch.optim.Optimizer:
-        """The optimizer for all parameters of `model`."""
-        make: Callable[..., torch.optim.Optimizer] = self.optimizer  # their keywords differ from the base class's
-        params = model if self.takes_model else model.parameters()
-        return make(params, lr=lr, weight_decay=weight_decay, **self.keywords(lr, batch_size))
-
-    def keywords(self, lr: float, batch_size: int) -> dict[str, Any]:
-        """What the class is called with besides the learning rate and the weight decay."""
-        return {**self.derived(lr, batch_size), **self.arguments}
-
-
-def _bayesian(lr: float, batch_size: int) -> Mapping[str, Any]:
+def _bayesian(lr: float, batch_size: int, steps: int) -> Mapping[str, Any]:
     """The paper's experiments have lr = 1e-3 and sgd_lr = 0.1; on a ladder their ratio stays."""
     return {"sgd_lr": 100 * lr, "batch_size": batch_size}
 
 
-def _authors_scale(lr: float, batch_size: int) -> Mapping[str, Any]:
+def _authors_scale(lr: float, batch_size: int, steps: int) -> Mapping[str, Any]:
     """The settings of the authors' program in ours, as `SVGD.authors` has them: 0.1 and 1e-6 there."""
     return {"scale": 0.1 * batch_size, "eps": 1e-6 * batch_size**2}
 
 
-def _bounded(lr: float, batch_size: int) -> Mapping[str, Any]:
+def _bounded(lr: float, batch_size: int, steps: int) -> Mapping[str, Any]:
     """The paper's experiments have lr = 1e-3 and final_lr = 0.1; on a ladder their ratio stays."""
     return {"final_lr": 100 * lr}
 
-
-# Seven rungs for everybody: an equal budget. Plain SGD's useful rates lie ten times higher.
-NORMALISED = ladder(1e-4, 1e-1)
-PLAIN = ladder(1e-3, 1e0)
 
 _ROWS = (
     OptimizerRow(
@@ -298,21 +227,55 @@ _MISSING = {
     for row in _ROWS
     if issubclass(row.optimizer, Elsewhere) and not row.optimizer.is_installed()
 }
+KNOWN = frozenset(row.name for row in _ROWS)  # whether installed or not
 OPTIMIZERS: Mapping[str, OptimizerRow] = MappingProxyType({row.name: row for row in _ROWS if row.name not in _MISSING})
 
 
-def find_optimizer(name: str) -> OptimizerRow:
-    """The row called `name`.
+def all_optimizers() -> Mapping[str, OptimizerRow]:
+    """Ours and those of installed packages.
+
+    Raises:
+        LabError: A package's entry point is none, or its optimizer has the name of another.
+    """
+    return {**OPTIMIZERS, **installed_optimizers(KNOWN)}
+
+
+def find_optimizers(name: str) -> tuple[OptimizerRow, ...]:
+    """The rows that `name` stands for: one, but for a Python file with several.
+
+    Args:
+        name: One of ours or of an installed package's; or `FILE.py` or `FILE.py:NAME` for those in a Python file.
 
     Raises:
         LabError: There is none, and the message lists those there are; or its package is not installed.
 
     Example:
+        >>> [row.name for row in find_optimizers("sgd")]
+        ['sgd']
+    """
+    if ".py" in name:
+        return optimizers_from_file(name)
+    if name in _MISSING:
+        raise LabError(f"optimizer {name!r} is not installed: pip install {_MISSING[name]}")
+    if name in OPTIMIZERS:
+        return (OPTIMIZERS[name],)
+    known = all_optimizers()
+    if name not in known:
+        raise unknown_name("optimizer", name, known)
+    return (known[name],)
+
+
+def find_optimizer(name: str) -> OptimizerRow:
+    """The row called `name`, as `find_optimizers` has it.
+
+    Raises:
+        LabError: There is none, or there are several.
+
+    Example:
         >>> find_optimizer("sgd").rates
         (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     """
-    if name in _MISSING:
-        raise LabError(f"optimizer {name!r} is not installed: pip install {_MISSING[name]}")
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name]
+    rows = find_optimizers(name)
+    if len(rows) > 1:
+        raise LabError(f"{name} has several optimizers: say which ({', '.join(row.name for row in rows)})")
+    return rows[0]

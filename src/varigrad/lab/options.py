@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from varigrad.lab.errors import LabError
-from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, find_optimizer
+from varigrad.lab.optimizers import OPTIMIZERS, OptimizerRow, all_optimizers, find_optimizers
 from varigrad.lab.schedules import drops
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import SCHEDULES
@@ -22,17 +23,20 @@ _Item = TypeVar("_Item")
 
 
 def parse_optimizers(text: str) -> tuple[OptimizerRow, ...]:
-    """Rows of the table of optimizers, from names separated by commas, or `all`.
+    """The optimizers of names and Python files separated by commas, or `all` but those in files.
 
     Raises:
         LabError: A name does not exist, stands there twice, or there is none.
     """
-    names = list(OPTIMIZERS) if text.strip() == "all" else _split(text)
+    names = list(all_optimizers()) if text.strip() == "all" else _split(text)
     if not names:
         raise LabError(
-            f"--optimizers {text!r}: no names (accepted: all, or a comma-separated choice of {', '.join(OPTIMIZERS)})"
+            f"--optimizers {text!r}: no names (accepted: all, or a comma-separated choice of {', '.join(OPTIMIZERS)}, "
+            "FILE.py and FILE.py:NAME)"
         )
-    return _distinct([find_optimizer(name) for name in names], names, "--optimizers", text)
+    rows = [row for name in names for row in find_optimizers(name)]
+    _distinct(rows, [row.name for row in rows], "--optimizers", text)
+    return _distinct(rows, [row.label for row in rows], "--optimizers", text)  # reports tell them apart by it
 
 
 def parse_rates(text: str | None) -> tuple[float, ...] | None:
@@ -111,6 +115,21 @@ def parse_count(text: str, option: str, highest: int) -> int:
     return number
 
 
+def with_glance(task: Task, text: str | None) -> Task:
+    """The task with another number of samples for the evaluations before the last one.
+
+    Args:
+        task: The task.
+        text: A number, `"all"`, or None for what the task has.
+
+    Raises:
+        LabError: It is neither.
+    """
+    if text is None:
+        return task
+    return dataclasses.replace(task, glance=None if text == "all" else parse_count(text, "--glance", 10**9))
+
+
 def parse_workers(text: str | None, threads: int | None, device: torch.device) -> int:
     """How many runs are made at once.
 
@@ -184,9 +203,9 @@ def parse_threads(text: str | None, tasks: Sequence[Task]) -> int | None:
 
 
 def parse_points(
-    rows: Sequence[OptimizerRow], grid: str | None, space: str, trials: str, study: str
-) -> dict[str, tuple[Point, ...]]:
-    """What is tried with every optimizer: the points of a paper's grid, or those of a Halton sequence.
+    rows: Sequence[OptimizerRow], grid: str | None, space: str, trials: str, study: str, studies: str = "1"
+) -> list[dict[str, tuple[Point, ...]]]:
+    """What every study tries with every optimizer: the points of a paper's grid, or those of a Halton sequence.
 
     Raises:
         LabError: A name or a number is wrong, or the paper has not tried an optimizer.
@@ -194,11 +213,19 @@ def parse_points(
     count = parse_count(trials, "--trials", 10_000)
     if not study.isdecimal():
         raise LabError(f"--study {study!r} is not a whole number (accepted: 0 or above)")
+    repetitions = parse_count(studies, "--studies", 100)
     if grid is not None:
+        if repetitions > 1:
+            raise LabError(
+                f"--studies {studies}: a grid has no other points to try again with (accepted: 1 with --grid)"
+            )
         found = find_grid(grid)
-        return {row.name: found.of(row) for row in rows}
+        return [{row.name: found.of(row) for row in rows}]
     names = _split(space)
-    return {row.name: halton(axes(row, names), count, int(study)) for row in rows}
+    return [
+        {row.name: halton(axes(row, names), count, int(study) + number) for row in rows}
+        for number in range(repetitions)
+    ]
 
 
 def parse_weight_decay(text: str) -> float:

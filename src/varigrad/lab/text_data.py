@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class TextData:
     def whole(self) -> TextData:
         """The same with the validation part trained on, too."""
         return replace(self, train=torch.cat([self.train, self.validation]))
+
+    def glance(self, count: int) -> TextData:
+        """The same with the first `count` symbols to validate and to test on, and as many as fill up the rows."""
+        end = self.rows * math.ceil(count / self.rows) + 1
+        return replace(self, validation=self.validation[:end], test=self.test[:end])
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import nn
 
 from varigrad.lab import schedules
 from varigrad.lab.checkpoint import Checkpoints, NoCheckpoints
+from varigrad.lab.errors import LabError
 from varigrad.lab.optimizers import OptimizerRow
 from varigrad.lab.tasks.task import Task
 
@@ -143,9 +144,10 @@ def train(
     device = settings.device
     with _seeded(seed):
         model = task.model().to(device)
-        optimizer = row.build(model, lr, settings.weight_decay, task.batch_size)
+        optimizer = row.build(model, lr, settings.weight_decay, task.batch_size, settings.steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
         data = data.whole() if settings.everything else data
+        glimpse = data if task.glance is None else glanced(task, data)
         batches, loss_of = task.kind.batches(data, task.batch_size, seed, task.pad), task.kind.loss
         penalty = _penalty(task, settings)
         forward: Any = torch.compile(model) if settings.compiled else model
@@ -194,7 +196,7 @@ def train(
             seconds += time.perf_counter() - began
             trained.append(seconds)
             _set_mode(optimizer, "eval")
-            evaluation = _evaluate(task, model, data, stop, train_loss)
+            evaluation = _evaluate(task, model, data if stop == settings.steps else glimpse, stop, train_loss)
             evaluations.append(evaluation)
             on_evaluation(evaluation, stop / seconds)
             if math.isinf(evaluation.train_loss):
@@ -209,6 +211,21 @@ def train(
         state_bytes=_state_bytes(optimizer) / sum(p.numel() for p in model.parameters()),
         seconds=tuple(trained),
     )
+
+
+def glanced(task: Task, data: Any) -> Any:
+    """What the evaluations before the last one are given in place of all data.
+
+    Raises:
+        LabError: The data cannot be cut short.
+    """
+    assert task.glance is not None
+    if not hasattr(data, "glance"):
+        raise LabError(
+            f"task {task.name}: glance={task.glance}, but its data ({type(data).__name__}) has no method glance(count) "
+            "that gives the same with fewer samples to be judged by"
+        )
+    return data.glance(task.glance)
 
 
 def _set_mode(optimizer: torch.optim.Optimizer, mode: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +41,7 @@ class Cluster:
         data_folder: What the data of a task is loaded from.
         environment: What is kept with the runs, `"command"` at least.
         tell: Told in one line what a worker has found.
-        names: For every task's name that by which `find_task` finds it, where that is another.
+        names: For the names of tasks and optimizers those by which another process finds them, where they differ.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Cluster:
         under_way: dict[Any, Job] = {}
         while under_way or not waiting.is_empty():
             while (job := waiting.next()) is not None:
-                under_way[remote.remote(self._set_up, asdict(job.specification))] = job
+                under_way[remote.remote(self._set_up, job.specification.values())] = job
             if not under_way:
                 time.sleep(LEASED_SECONDS / 4)
                 continue

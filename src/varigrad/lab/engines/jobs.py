@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +41,12 @@ class Job:
         Args:
             specification: What to do.
             device: Where to train, of the specification's kind.
-            names: For a task's name that by which `find_task` finds it, where that is another.
+            names: For the names of tasks and optimizers those by which they are found, where they differ.
         """
-        task = find_task(names.get(specification.task, specification.task))
-        settings = specification.settings_on(device)
-        return cls(task, specification.row(), specification.lr, specification.seed, settings)
+        found = find_task(names.get(specification.task, specification.task))
+        task = dataclasses.replace(found, name=specification.task, glance=specification.glance)
+        row = specification.row(names.get(specification.optimizer))
+        return cls(task, row, specification.lr, specification.seed, specification.settings_on(device))
 
 
 @dataclass(frozen=True)

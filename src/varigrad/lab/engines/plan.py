@@ -72,7 +72,7 @@ class Plan:
             folder: What other processes load data from.
             environment: What is kept with the runs, `"command"` at least.
             tell: Told in one line what is found damaged.
-            names: For every task's name that by which `find_task` finds it, which may be a file.
+            names: For the names of tasks and optimizers those by which another process finds them, where they differ.
         """
         store = Store(self.store, tell=tell)
         threads = self.threads or torch.get_num_threads()

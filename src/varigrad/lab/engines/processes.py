@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +35,7 @@ class Processes:
         data_folder: What the data of a task is loaded from.
         environment: What is kept with the runs, `"command"` at least.
         tell: Told in one line what a worker has found.
-        names: For every task's name that by which `find_task` finds it, where that is another.
+        names: For the names of tasks and optimizers those by which another process finds them, where they differ.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class _Process:
     def give(self, job: Job) -> None:
         """Let it carry out a job."""
         self.job, self.idle = job, False
-        self._send(asdict(job.specification))
+        self._send(job.specification.values())
 
     def end(self) -> str:
         """End it, if it has not ended, and return its last words."""

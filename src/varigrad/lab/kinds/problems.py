@@ -31,6 +31,10 @@ class Made:
         """Nothing is held out."""
         return self
 
+    def glance(self, count: int) -> Made:
+        """There is nothing to leave out."""
+        return self
+
     def load(self, folder: Path | None) -> Made:
         """Itself."""
         return self

@@ -33,11 +33,12 @@ def of_tunings(tunings: Iterable[Tuning]) -> Table:
     def lines() -> Iterable[_Line]:
         for tuning in tunings:
             for tuned in tuning.tuned:
-                known = {"task": tuning.task.name, "optimizer": tuned.row.name}
-                for trial in tuned.trials:
-                    yield {**known, "part": "trial", **_point(trial.point.values)}, trial.run
-                for run in tuned.runs:
-                    yield {**known, "part": "winner", **_point(tuned.winner.point.values)}, run
+                for number, study in enumerate(tuned.studies):
+                    known = {"task": tuning.task.name, "optimizer": tuned.row.name, "study": number}
+                    for trial in study.trials:
+                        yield {**known, "part": "trial", **_point(trial.point.values)}, trial.run
+                    for run in study.runs:
+                        yield {**known, "part": "winner", **_point(study.winner.point.values)}, run
 
     return _table(lines())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -62,6 +63,16 @@ def write(
     for path, content in contents.items():
         write_bytes(path, content)
     return list(contents)
+
+
+def file_name(name: str) -> str:
+    """What a file is called after a task, which may itself be named after a file.
+
+    Example:
+        >>> file_name("my/spirals.py:easy")
+        'my-spirals.py-easy'
+    """
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-.")
 
 
 def make_directory(directory: Path) -> None:

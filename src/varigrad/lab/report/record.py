@@ -3,7 +3,8 @@
 The keys, top down:
 
 - `format`, `version`: `"varigrad-comparison"` and the number of this layout.
-- `task`: `name`, `summary`, `batch_size`, `target_accuracy`, `augmentation_pad`.
+- `task`: `name`, `summary`, `batch_size`, `target_accuracy`, `augmentation_pad`, and `glance`, how many samples
+  of the validation and test part the evaluations before the last one looked at (`null`: all).
 - `settings`: `steps`, `seeds`, `learning_rates` (`"ladder"`, `"paper"` or a list), `schedule`, `weight_decay` and
   `device`.
 - `optimizers`: one object for each, in the order asked for: `name`, `class`, `arguments`, `summary`, `source`;
@@ -53,6 +54,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
             "batch_size": task.batch_size,
             "target_accuracy": task.target,
             "augmentation_pad": task.pad,
+            "glance": task.glance,
         },
         "settings": {
             "steps": settings.steps,
@@ -62,7 +64,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
             "weight_decay": settings.weight_decay,
             "device": str(settings.device),
         },
-        "optimizers": [_contender(contender, task) for contender in comparison.contenders],
+        "optimizers": [_contender(contender, task, settings.steps) for contender in comparison.contenders],
         "provenance": {**provenance, "seconds": round(comparison.seconds, 3)},
     }
     return json.dumps(finite(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -74,13 +76,13 @@ def _rates(comparison: Comparison) -> str | list[float]:
     return "paper" if comparison.settings.schedule == "paper" else "ladder"
 
 
-def _contender(contender: Contender, task: Task) -> dict[str, Any]:
+def _contender(contender: Contender, task: Task, steps: int) -> dict[str, Any]:
     row, best = contender.row, contender.best
-    steps, reached = best.steps_to(task.target)
+    median, reached = best.steps_to(task.target)
     return {
         "name": row.name,
         "class": row.class_name,
-        "arguments": row.keywords(best.lr, task.batch_size),
+        "arguments": row.keywords(best.lr, task.batch_size, steps),
         "summary": row.summary,
         "source": row.source,
         "best_lr": best.lr,
@@ -89,7 +91,7 @@ def _contender(contender: Contender, task: Task) -> dict[str, Any]:
         "test_loss": asdict(best.test_loss),
         "test_accuracy": asdict(best.test_accuracy),
         "best_test_accuracy": asdict(best.best_test_accuracy),
-        "steps_to_target": {"median": steps, "reached": reached},
+        "steps_to_target": {"median": median, "reached": reached},
         "optimizer_ms_per_step": best.optimizer_ms,
         "state_bytes_per_parameter": best.state_bytes,
         "rungs": [_rung(rung) for rung in contender.rungs],

@@ -49,10 +49,10 @@ def _trials(tuning: Tuning) -> Chart:
         mode="lines+markers",
     )
     for line, tuned in zip(series, tuning.tuned, strict=True):
-        loss = tuned.winner.run.final.validation_loss
-        if math.isfinite(loss):
-            ring = {"symbol": "circle-open", "size": 15, "color": line.colour, "line": {"width": 2}}
-            drawn["data"].append(marks(line.name, [tuned.winner.point.lr], loss, ring))
+        ring = {"symbol": "circle-open", "size": 15, "color": line.colour, "line": {"width": 2}}
+        for winner in (study.winner for study in tuned.studies):
+            if math.isfinite(winner.run.final.validation_loss):
+                drawn["data"].append(marks(line.name, [winner.point.lr], winner.run.final.validation_loss, ring))
         beyond = [x for x, y in zip(line.x, line.mean, strict=True) if not y <= ceiling]
         triangle = {"symbol": "triangle-up", "color": line.colour, "size": 9}
         drawn["data"].append(marks(line.name, beyond, ceiling, triangle))

@@ -19,13 +19,16 @@ def page(tunings: Sequence[Tuning], provenance: Mapping[str, str]) -> str:
         tunings: What was found, one for each task.
         provenance: Where it comes from, such as `varigrad.lab.machine.provenance` gives it.
     """
-    names = [tuned.row.name for tuned in tunings[0].tuned]
+    names = [tuned.row.label for tuned in tunings[0].tuned]
     first = tunings[0]
-    tasks = ", ".join(tuning.task.name for tuning in tunings)
+    count = len(first.tuned[0].studies)
+    studies = f"{count} studies of " if count > 1 else ""
+    tasks = ", ".join(tuning.task.label for tuning in tunings)
     return rendered(
         "tuning.html",
         title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'}, tuned on {tasks}",
-        subtitle=f"{len(first.tuned[0].trials)} trials, {len(first.seeds)} seeds, {first.settings.schedule} schedule",
+        subtitle=f"{studies}{len(first.tuned[0].trials)} trials, {len(first.seeds)} seeds, "
+        f"{first.settings.schedule} schedule",
         tunings=tunings,
         reading=reading(tunings),
         method=scoring.notes(tunings) + _method(provenance),
@@ -34,8 +37,8 @@ def page(tunings: Sequence[Tuning], provenance: Mapping[str, str]) -> str:
         budgets=[scoring.budgets(tuning) for tuning in tunings],
         colours={name: colour(name) for name in names},
         tried={
-            tuning.task.name: {
-                tuned.row.name: "; ".join(trial.point.text for trial in tuned.trials) for tuned in tuning.tuned
+            tuning.task.label: {
+                tuned.row.label: "; ".join(trial.point.text for trial in tuned.all_trials) for tuned in tuning.tuned
             }
             for tuning in tunings
         },
@@ -48,15 +51,18 @@ def reading(tunings: Sequence[Tuning]) -> list[str]:
     """What the scores say, and no more."""
     said = []
     for tuned in tunings[0].tuned:
-        name = tuned.row.name
-        ratio = scores.ratio(tunings, name, "steps")
-        if name == scores.BASELINE or ratio is None:
+        name = tuned.row.label
+        ratio = scores.ratio(tunings, tuned.row.name, "steps")
+        if tuned.row.name == scores.BASELINE or ratio is None:
             continue
         if ratio.low <= 1 <= ratio.high:
             verdict = f"no difference from tuned {scores.BASELINE} is shown"
         else:
             verdict = f"{'fewer' if ratio.high < 1 else 'more'} steps to the target than tuned {scores.BASELINE}"
         said.append(f"{name}: {verdict}; the ratio is {scoring.ratio_text(ratio)}.")
+        share = scores.share(tunings, name)
+        if share is not None:
+            said[-1] += f" To {scores.BASELINE}'s final loss: {scoring.ratio_text(share)} of its steps."
     if not said:
         said.append(f"Without {scores.BASELINE} among the optimizers there are no ratios.")
     return said

@@ -60,7 +60,7 @@ def _ratios(name: str, rounds: int) -> list[float]:
     steps = {}
     for optimizer in ("adam", "vsgd"):
         model = task.model().to(device)
-        steps[optimizer] = model, find_optimizer(optimizer).build(model, 1e-3, 0.0, task.batch_size)
+        steps[optimizer] = model, find_optimizer(optimizer).build(model, 1e-3, 0.0, task.batch_size, task.steps)
     ratios = []
     for _ in range(rounds + 3):
         seconds = {}

@@ -211,7 +211,7 @@ class _Plan:
             run = self._runs[key]
             records.append(
                 {
-                    "specification": dataclasses.asdict(job.specification),
+                    "specification": job.specification.values(),
                     "diverged": run.diverged,
                     "step": [evaluation.step for evaluation in run.evaluations],
                     "train_loss": [evaluation.train_loss for evaluation in run.evaluations],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import shutil
@@ -146,7 +145,7 @@ class Store:
             holder.write(path)
             for left in directory.glob(".*.tmp"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
-            write_text(directory / _SPECIFICATION, json.dumps(dataclasses.asdict(specification), indent=1) + "\n")
+            write_text(directory / _SPECIFICATION, json.dumps(specification.values(), indent=1) + "\n")
             write_text(directory / _ENVIRONMENT, json.dumps(dict(environment), indent=1) + "\n")
         guard = functools.partial(self._ours, path, holder)
         checkpoints = KeptCheckpoints(directory, self.checkpoint_seconds, guard, self._set_file_aside)
@@ -187,7 +186,7 @@ class Store:
         directory = self.directory(specification.key)
         with self._lock:
             directory.mkdir(exist_ok=True)
-            write_text(directory / _SPECIFICATION, json.dumps(dataclasses.asdict(specification), indent=1) + "\n")
+            write_text(directory / _SPECIFICATION, json.dumps(specification.values(), indent=1) + "\n")
             write_text(directory / _ERROR, told)
         return directory / _ERROR
 

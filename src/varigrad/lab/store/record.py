@@ -23,7 +23,7 @@ def to_json(specification: Specification, run: Run) -> str:
     """The run with its specification, its times apart from what was computed, and a digest of all of it."""
     values = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     content = {
-        "specification": dataclasses.asdict(specification),
+        "specification": specification.values(),
         "run": _plain({name: value for name, value in values.items() if name not in TIMES}),
         "times": _plain({name: value for name, value in values.items() if name in TIMES}),
     }

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from varigrad.lab.optimizers import OptimizerRow, find_optimizer
+from varigrad.lab.errors import LabError
+from varigrad.lab.optimizers import KNOWN, OptimizerRow, find_optimizer
 from varigrad.lab.tasks import Task
 from varigrad.lab.training import Settings
 
@@ -34,6 +35,8 @@ class Specification:
         settings: The values of `Settings`, but for the device.
         device: Kind of device, such as `"cpu"` or `"cuda"`: each rounds in its own way.
         protocol: The lab's way of training, as a number.
+        optimizer_class: The class of an optimizer that is not the lab's own; None of one that is.
+        glance: The task's; None if all evaluations see all samples.
     """
 
     task: str
@@ -46,6 +49,8 @@ class Specification:
     settings: Mapping[str, Any]
     device: str
     protocol: int = PROTOCOL
+    optimizer_class: str | None = None
+    glance: int | None = None
 
     @classmethod
     def of(cls, task: Task, row: OptimizerRow, lr: float, seed: int, settings: Settings) -> Specification:
@@ -71,20 +76,26 @@ class Specification:
                 if field.name != "device"
             },
             device=settings.device.type,
+            optimizer_class=None if row.name in KNOWN else row.class_name,
+            glance=task.glance,
         )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Specification:
-        """The specification that `dataclasses.asdict` has turned into `values`.
+        """The specification of which `values` are the values.
 
         Raises:
             TypeError: A value is missing, or there is one too many.
         """
         return cls(**values)
 
+    def values(self) -> dict[str, Any]:
+        """All of it as plain values, but for what is None: so runs made before there was a field keep their keys."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
     def canonical(self) -> str:
         """The one way to write it down: JSON with sorted keys and no space."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(self.values(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def key(self) -> str:
@@ -97,10 +108,20 @@ class Specification:
         decay = f", weight decay {self.settings['weight_decay']:g}" if self.settings["weight_decay"] else ""
         return f"{self.task}, {self.optimizer}, lr {self.lr:g}{decay}, seed {self.seed}"
 
-    def row(self) -> OptimizerRow:
-        """The optimizer, with its arguments."""
+    def row(self, place: str | None = None) -> OptimizerRow:
+        """The optimizer, with its arguments.
+
+        Args:
+            place: What `find_optimizer` finds it by, where that is not its name.
+
+        Raises:
+            LabError: It cannot be found, or is of another class by now.
+        """
         arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in self.arguments.items()}
-        return dataclasses.replace(find_optimizer(self.optimizer), arguments=arguments)
+        found = find_optimizer(place or self.optimizer)
+        if self.optimizer_class not in (None, found.class_name):
+            raise LabError(f"{self.optimizer} is a {found.class_name} by now, the run is of a {self.optimizer_class}")
+        return dataclasses.replace(found, name=self.optimizer, arguments=arguments)
 
     def settings_on(self, device: torch.device) -> Settings:
         """What `train` takes.

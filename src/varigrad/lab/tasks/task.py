@@ -31,6 +31,9 @@ class Task:
         threads: CPU threads unless told otherwise; None leaves the choice to PyTorch.
         protocol: How a paper trained it, if one did.
         kind: What is learnt: how batches are drawn, what the loss is, how the network is judged.
+        glance: How many samples of the validation and of the test part the evaluations before the last one look at,
+            the same ones every time; None for all, which the last one sees always. Where a network is quick to train
+            and slow to judge, this saves the larger part of the time.
         l2: Coefficient of half the squared weights (not biases and the like) that is added to the loss.
     """
 
@@ -48,3 +51,9 @@ class Task:
     protocol: Protocol | None = None
     kind: Kind = field(default_factory=Classification)
     l2: float = 0.0
+    glance: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The name without the file that it was found in: what reports call it."""
+        return self.name.rpartition(":")[2]

@@ -38,11 +38,23 @@ class Tuned:
         row: The optimizer.
         trials: In the order of the points.
         runs: The winner again: a run for each seed, none of which had a say in the choice.
+        further: The same again from other points, one for each further study.
     """
 
     row: OptimizerRow
     trials: tuple[Trial, ...]
     runs: tuple[Run, ...]
+    further: tuple[Tuned, ...] = ()
+
+    @property
+    def studies(self) -> tuple[Tuned, ...]:
+        """All studies one by one."""
+        return dataclasses.replace(self, further=()), *self.further
+
+    @property
+    def all_trials(self) -> tuple[Trial, ...]:
+        """Those of all studies."""
+        return tuple(trial for study in self.studies for trial in study.trials)
 
     @property
     def winner(self) -> Trial:
@@ -51,18 +63,18 @@ class Tuned:
 
     @property
     def rung(self) -> Rung:
-        """The winner's runs."""
-        return Rung(self.winner.point.lr, self.runs)
+        """The winner's runs, those of all studies together."""
+        return Rung(self.winner.point.lr, tuple(run for study in self.studies for run in study.runs))
 
     @property
     def edges(self) -> tuple[str, ...]:
-        """Hyperparameters of which the winner has the outermost value of several: a better one may lie beyond."""
-        found = []
+        """Hyperparameters of which a winner has the outermost value of several: a better one may lie beyond."""
+        found = [name for study in self.further for name in study.edges]
         for name, value in self.winner.point.values.items():
             tried = {trial.point.values[name] for trial in self.trials if name in trial.point.values}
             if len(tried) >= _FEWEST_FOR_AN_EDGE and value in (min(tried), max(tried)):
                 found.append(name)
-        return tuple(found)
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class Tuning:
         target: The test accuracy to be reached.
         tuned: In the order asked for.
         seconds: What it took, in seconds.
+        target_origin: Where the target comes from, in a sentence; empty if it was given.
     """
 
     task: Task
@@ -86,6 +99,7 @@ class Tuning:
     target: float
     tuned: tuple[Tuned, ...]
     seconds: float
+    target_origin: str = ""
 
     def comparison(self) -> Comparison:
         """The winners as a comparison, whose rungs are the trials sorted by their learning rate.
@@ -108,6 +122,7 @@ def tune(
     on_tuned: Callable[[Tuned], None] = lambda tuned: None,
     on_plan: Callable[[int], None] = lambda runs: None,
     on_run: Callable[[], None] = lambda: None,
+    further: Sequence[Sequence[tuple[OptimizerRow, Sequence[Point]]]] = (),
 ) -> Tuning:
     """Tune every optimizer on a task, and repeat its winner.
 
@@ -124,6 +139,7 @@ def tune(
         on_tuned: Told every optimizer that is through.
         on_plan: Told how many runs are planned.
         on_run: Told that a run is done, or was done before.
+        further: The points of further studies, of the same optimizers in the same order.
 
     Example:
         >>> from varigrad.lab.engines.here import Here
@@ -137,30 +153,46 @@ def tune(
     """
     began = time.perf_counter()
     pairs = list(points.items() if isinstance(points, Mapping) else points)
-    searches = [_Search(task, row, tuple(own), seeds, settings) for row, own in pairs]
+    studies = [[_Search(task, row, tuple(own), seeds, settings) for row, own in study] for study in (pairs, *further)]
+    searches = [search for study in studies for search in study]
     on_plan(sum(len(search.points) + len(seeds) for search in searches))
-    owners: dict[str, _Search] = {}
+    owners: dict[str, list[_Search]] = {}
+    done: dict[str, Run] = {}
 
-    def owned(search: _Search, jobs: Sequence[Job]) -> Sequence[Job]:
-        owners.update({job.specification.key: search for job in jobs})
-        return jobs
+    def asked(search: _Search, jobs: Sequence[Job]) -> list[Job]:
+        """Those of the jobs that nobody has asked for before: two studies may hit upon the same point."""
+        new: list[Job] = []
+        for job in jobs:
+            askers = owners.setdefault(job.specification.key, [])
+            askers.append(search)
+            if job.specification.key in done:
+                new += taken(search, job)
+            elif len(askers) == 1:
+                new.append(job)
+        return new
 
-    def follow(job: Job, run: Run) -> Sequence[Job]:
+    def taken(search: _Search, job: Job) -> list[Job]:
         on_run()
-        search = owners[job.specification.key]
-        more = owned(search, search.after(job, run))
+        more = search.after(job, done[job.specification.key])
         if search.is_done:
             on_tuned(search.tuned)
-        return more
+        return asked(search, more)
 
-    engine.run([job for search in searches for job in owned(search, search.jobs())], follow, on_progress)
+    def follow(job: Job, run: Run) -> list[Job]:
+        done[job.specification.key] = run
+        return [more for search in list(owners[job.specification.key]) for more in taken(search, job)]
+
+    engine.run([job for search in searches for job in asked(search, search.jobs())], follow, on_progress)
     return Tuning(
         task=task,
         settings=settings,
         seeds=tuple(seeds),
         trial_seed=trial_seed(seeds),
         target=task.target if target is None else target,
-        tuned=tuple(search.tuned for search in searches),
+        tuned=tuple(
+            dataclasses.replace(first.tuned, further=tuple(other.tuned for other in others))
+            for first, *others in zip(*studies, strict=True)
+        ),
         seconds=time.perf_counter() - began,
     )
 
