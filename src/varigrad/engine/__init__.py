@@ -6,5 +6,6 @@ Read in this order, each file needing only the ones before it: `trace`, `rule` a
 GPU), `bucket` (one step of several parameters), `hyperparameters`, `groups`, `per_tensor`, `keywords`,
 `checkpoint`, `batch_variance`, `belief` and `optimizer` (what surrounds it). Nothing here knows a particular optimizer.
 
-What looks into a model's layers stands beside that: `calls`, `parametrised`, `interception`, `taps`.
+What looks into a model's layers stands beside that: `calls`, `parametrised`, `interception`, `matrices`,
+`taps`; and what is compiled for it, `batch`.
 """

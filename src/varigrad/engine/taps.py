@@ -17,7 +17,8 @@ the tapped parameter is called with the parameter detached, so that autograd pre
 and its output is led through an autograd function that does nothing on the way forward; on the way back it computes
 the parameter's gradient, by the very kernels that autograd uses, from what the listener returns. Everything is computed
 once, as in a plain backward pass; nothing is stored that a plain one would not store; the forward pass is torch's own.
-A listener that only looks leaves the parameter where it is, and autograd computes its gradient as ever.
+A listener that only looks leaves the parameter where it is, and autograd computes its gradient as ever. For linear
+layers on matrices there is a shorter way, where a listener can take it: `matrices`.
 
 **Why not otherwise.** Hooks on autograd's nodes can only change both gradients, or compute one of them a second time;
 hooks on modules do not see the projections inside an attention; a second class for every kind of layer copies torch's
