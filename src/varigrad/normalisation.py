@@ -96,7 +96,9 @@ class VirtualGradients:
             normalise(grad, r, gain, None, self._numbers(call, len(grad), len(grad)))
         else:
             gain = self._gain(call, grad, self._room_for(grad))
-        return None if weight is None else weight.mul_(gain[:, None]), None if bias is None else bias * gain
+        if weight is not None:
+            weight = weight.mul_(gain[:, None])
+        return weight, None if bias is None else bias * gain
 
     def _numbers(self, call: Call, samples: int, count: int) -> tuple[float, float, float, float]:
         """ρ, what a sum of `count` squares is multiplied by, what is added to r, and s."""
