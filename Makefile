@@ -12,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # What the compiled kernels are made from: where one of these is newer, the editable install is made again.
-RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py src/varigrad/engine/storage.c src/varigrad/engine/trace.py src/varigrad/engine/rule.py
+RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py $(wildcard src/varigrad/engine/*.c) src/varigrad/engine/trace.py src/varigrad/engine/rule.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test docs docs-serve slow timm kernels lint types doctest clean

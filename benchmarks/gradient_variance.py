@@ -1,6 +1,6 @@
 """What the variance inside a mini-batch costs: interleaved, median of ratios to a plain forward and backward pass.
 
-    python benchmarks/gradient_variance.py [--rounds 25] [--threads 1] [--clock cpu] [--ranks]
+    python benchmarks/gradient_variance.py [--rounds 25] [--threads 1] [--clock cpu] [--ranks] [--json FILE]
 
 Each round times a forward and backward pass of every network without and with `gradient_variance(method="layers")` in
 turn, so that a change of the machine's speed meets both. With `--ranks`: two processes under DistributedDataParallel,
@@ -9,16 +9,21 @@ machine that is busy with other work `--clock cpu` counts this process's process
 """
 
 import argparse
+import json
 import os
+import shlex
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 import varigrad
+from varigrad.lab.machine import provenance
 from varigrad.lab.models.convnet import convnet
 from varigrad.lab.models.mlp import mlp
 
@@ -80,27 +85,39 @@ def ratios(functions, rounds, repeat, clock):
     return statistics.median(times[0]), others
 
 
-def line(name, milliseconds, column):
+def line(network, arm, milliseconds, column):
     low, middle, high = statistics.quantiles(column, n=4)
-    print(f"{name:44} {milliseconds:9.2f} {middle:8.3f} {low:9.3f} {high:9.3f}", flush=True)
+    name = f"{arm}: {network}" if arm != "layers" else network
+    print(f"{name:58} {milliseconds:9.2f} {middle:8.3f} {low:9.3f} {high:9.3f}", flush=True)
+    return {"network": network, "arm": arm, "ms plain": milliseconds, "ratio": middle, "quartiles": [low, high]}
+
+
+def keep(path, rows):
+    """Writes the figures and where they come from."""
+    if path is not None:
+        origin = provenance(shlex.join(["python", *sys.argv]), torch.device("cpu"))
+        path.write_text(json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n", "utf-8")
 
 
 def layers(*timing):
-    print(f"{'network':44} {'ms plain':>9} {'ratio':>8} {'quartiles':>19}")
+    rows = []
+    print(f"{'network':58} {'ms plain':>9} {'ratio':>8} {'quartiles':>19}")
     for name, (build, draw) in NETWORKS.items():
         _, plain = passes(build, draw)
         model, tapped = passes(build, draw)
         with varigrad.gradient_variance(model, method="layers"):
             milliseconds, (column,) = ratios((plain, tapped), *timing)
-        line(name, milliseconds, column)
+        rows.append(line(name, "layers", milliseconds, column))
+    return rows
 
 
-def ranks(rank, path, *timing):
+def ranks(rank, path, kept, *timing):
+    rows = []
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     wrap = nn.parallel.DistributedDataParallel
     if rank == 0:
-        print(f"{'network, 2 processes, ratio to DDP of':44} {'ms plain':>9} {'ratio':>8} {'quartiles':>19}")
+        print(f"{'network, 2 processes, ratio to DDP of':58} {'ms plain':>9} {'ratio':>8} {'quartiles':>19}")
     for name, (build, draw) in NETWORKS.items():
         _, plain = passes(build, draw, wrap)
         _, more = passes(build, draw, wrap)
@@ -114,8 +131,10 @@ def ranks(rank, path, *timing):
         with varigrad.gradient_variance(model, method="ranks"):
             milliseconds, (one, two) = ratios((plain, reducing, tapped), *timing)
         if rank == 0:
-            line(f"one all-reduce: {name}", milliseconds, one)
-            line(f"ranks:          {name}", milliseconds, two)
+            rows.append(line(name, "one more all-reduce", milliseconds, one))
+            rows.append(line(name, "ranks", milliseconds, two))
+    if rank == 0:
+        keep(kept, rows)
     dist.destroy_process_group()
 
 
@@ -126,17 +145,18 @@ def main():
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--ranks", action="store_true")
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
     arguments = parser.parse_args()
     timing = arguments.rounds, arguments.repeat, CLOCKS[arguments.clock]
     if arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "store")  # noqa: PTH118
-            torch.multiprocessing.spawn(ranks, (path, *timing), nprocs=2)
+            torch.multiprocessing.spawn(ranks, (path, arguments.json, *timing), nprocs=2)
         return
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
-    layers(*timing)
+    keep(arguments.json, layers(*timing))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md anew from what is kept under results/.
+"""Writes the tables of README.md and of pages under docs/ anew from what is kept under results/.
 
     python benchmarks/tables.py
 
@@ -21,7 +21,8 @@ from varigrad.lab.optimizers import find_optimizer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "adaptive.md")
+WITH_TABLES = ("results", "adaptive", "virtual-gradients", "batch-variance")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in WITH_TABLES))
 NAMES = {
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
@@ -183,6 +184,18 @@ def cell(row, key):
     return f"{row[key]:.2f} ({low:.2f} to {high:.2f})"
 
 
+def taps_cost(name):
+    """What a tap's pass costs over a plain one: median of the ratios and quartiles, from one record of a benchmark."""
+    found = defaultdict(dict)
+    for row in read("taps-cost", name)["rows"]:
+        if row["arm"] not in ("plain", "a tap that only looks"):
+            low, high = row["quartiles"]
+            found[row["network"]][row["arm"]] = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+    arms = list(next(iter(found.values())))
+    titles = [f"`{arm}`" if arm in ("layers", "ranks") else arm.capitalize() for arm in arms]
+    return markdown([("Network", *titles), *((network, *map(cells.get, arms)) for network, cells in found.items())])
+
+
 def commands(study):
     """The commands that make a study's files again, each of them once, in lines that fit a page."""
     told = []
@@ -216,6 +229,7 @@ TABLES = {
     "step-time": step_time,
     "step-time operations": step_time_operations,
     "step-time sizes": step_time_sizes,
+    **{f"taps-cost {name}": functools.partial(taps_cost, name) for name in ("virtual-gradients", "layers", "ranks")},
     "fair accuracy": lambda: markdown(fair_tables.accuracy()),
     "fair loss": lambda: markdown(fair_tables.loss()),
     "fair steps": lambda: markdown(fair_tables.steps()),

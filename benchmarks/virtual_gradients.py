@@ -1,22 +1,27 @@
 """What virtual gradients cost: forward and backward pass against plain autograd, interleaved, median of ratios.
 
-    python benchmarks/virtual_gradients.py [--rounds 25] [--threads 1]
+    python benchmarks/virtual_gradients.py [--rounds 25] [--threads 1] [--json FILE]
 
 Each round runs the forward and backward passes of a model without taps, with virtual gradients and with a tap that
-only looks, in turn, so that a change of the machine's speed meets all of them.
+only looks, in turn, so that a change of the machine's speed meets all of them. It counts processor time.
 """
 
 import argparse
 import copy
 import gc
+import json
+import shlex
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import varigrad
 from varigrad.engine.taps import Taps
+from varigrad.lab.machine import provenance
 from varigrad.lab.models.convnet import convnet
 from varigrad.lab.models.mlp import mlp
 
@@ -51,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="where to keep the figures")
     arguments = parser.parse_args()
+    rows = []
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
     for title, (build, shape, count) in CASES.items():
@@ -67,12 +74,17 @@ def main() -> None:
             for name in TAPS:
                 seconds[name].append(passes(models[name], inputs, count) / count)
         gc.enable()
-        print(f"\n{title}\n{'':30} {'ms per pass':>12} {'ratio: median':>14} {'min':>6} {'max':>6}")
+        print(f"\n{title}\n{'':30} {'ms per pass':>12} {'ratio: median':>14} {'quartiles':>13}")
         for name, values in seconds.items():
             ratios = [mine / plain for mine, plain in zip(values, seconds["plain"], strict=True)]
-            figures = f"{statistics.median(ratios):14.3f} {min(ratios):6.3f} {max(ratios):6.3f}"
-            print(f"{name:30} {1e3 * statistics.median(values):12.3f} {figures}")
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            milliseconds = 1e3 * statistics.median(values)
+            print(f"{name:30} {milliseconds:12.3f} {middle:14.3f} {low:6.3f} {high:6.3f}")
+            rows.append({"network": title, "arm": name, "ms": milliseconds, "ratio": middle, "quartiles": [low, high]})
         del handles
+    if arguments.json:
+        origin = provenance(shlex.join(["python", *sys.argv]), torch.device("cpu"))
+        arguments.json.write_text(json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,13 @@ def tables():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/adaptive.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        *(f"docs/{name}.md" for name in ("results", "adaptive", "virtual-gradients", "batch-variance")),
+    ],
+)
 def test_tables_are_those_of_the_results(page):
     text = (ROOT / page).read_text("utf-8")
     assert "<!-- table: " in text

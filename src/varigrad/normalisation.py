@@ -10,9 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .engine.batch import normalise, normalises
 from .engine.taps import Call, Taps
 
 __all__ = ["Scaler", "VirtualGradients"]
+
+TINY = float(torch.finfo(torch.float32).tiny)
 
 LARGE = 2**13
 """Elements of one sample from which on samples are squared one by one: their sum stays in the processor's cache."""
@@ -52,7 +55,7 @@ class VirtualGradients:
         self._grad_scaler = grad_scaler
         self._loss_scale = (-1, 1.0)
         self._rooms = threading.local()
-        self._taps = Taps(model, self._virtual, substitute=True, biases=biases)
+        self._taps = Taps(model, self._virtual, substitute=True, biases=biases, on_matrix=self._on_matrix)
         self._sites = {path for _, parameters in self._taps.modules.values() for path, *_ in parameters}
         if not self._sites:
             self._taps.remove()
@@ -72,30 +75,57 @@ class VirtualGradients:
         """Returns the normalised gradient, with the samples in the first dimension, as it gets it."""
         if grad.numel() == 0:
             return None
-        settings = self._settings(call.site)
-        rho, channel = settings["rho"], call.operation.channel % grad.dim()
         exact = grad if grad.dtype in (torch.float32, torch.float64) else grad.float()
         work = self._room_for(exact)
+        if self._per == "position" and _is_dense(exact) and normalises(exact):
+            r = self._kept(call, exact[0])
+            normalise(exact, r, None, work, self._numbers(call, len(exact), len(exact)))
+            return work.to(grad.dtype)
+        gain = self._gain(call, exact, work)
+        return torch.mul(exact, gain, out=work).to(grad.dtype)  # T applied
+
+    def _on_matrix(
+        self, call: Call, inputs: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same for a linear layer on a matrix: T is a factor for each row of the weight's gradient."""
+        if grad.numel() == 0:
+            return weight, bias
+        if grad.is_contiguous() and normalises(grad):
+            r = self._kept(call, grad[0])
+            gain = torch.empty_like(r)
+            normalise(grad, r, gain, None, self._numbers(call, len(grad), len(grad)))
+        else:
+            gain = self._gain(call, grad, self._room_for(grad))
+        if weight is not None:
+            weight = weight.mul_(gain[:, None])
+        return weight, None if bias is None else bias * gain
+
+    def _numbers(self, call: Call, samples: int, count: int) -> tuple[float, float, float, float]:
+        """ρ, what a sum of `count` squares is multiplied by, what is added to r, and s."""
+        settings = self._settings(call.site)
+        # Each sample's own gradient is, for a mean over m samples, m times what arrives.
+        factor = (samples if self._loss_reduction == "mean" else 1) / self._scale_of_the_loss()
+        floor = settings["eps"] or TINY  # 0/0 := 0, without a gradient there is no step
+        return settings["rho"], (1 - settings["rho"]) * factor**2 / count, floor, settings["scale"]
+
+    def _gain(self, call: Call, grad: Tensor, work: Tensor) -> Tensor:
+        """Updates r, and returns T in a shape that can be multiplied into the gradient."""
+        channel = call.operation.channel % grad.dim()
         if self._per == "channel":
             along = [d for d in range(grad.dim()) if d != channel]
-            total, count = torch.mul(exact, exact, out=work).sum(along), grad.numel() // grad.shape[channel]
+            total, count = torch.mul(grad, grad, out=work).sum(along), grad.numel() // grad.shape[channel]
         else:
-            total, count = _sum_of_squares(exact, work), len(exact)
+            total, count = _sum_of_squares(grad, work), len(grad)
         r = self._kept(call, total)
-        # Each sample's own gradient is, for a mean over m samples, m times what arrives.
-        factor = (len(exact) if self._loss_reduction == "mean" else 1) / self._scale_of_the_loss()
-        fresh = (r * rho).add_(total, alpha=(1 - rho) * factor**2 / count)  # Algorithm 1, r
+        rho, share, floor, scale = self._numbers(call, len(grad), count)
+        fresh = (r * rho).add_(total, alpha=share)  # Algorithm 1, r
         torch.where(fresh < torch.inf, fresh, r, out=r)  # an overflow, or a NaN, is not remembered
-        floor = settings["eps"] or torch.finfo(r.dtype).tiny  # 0/0 := 0, without a gradient there is no step
-        gain = (r + floor).rsqrt_().mul_(settings["scale"])  # T
-        if self._per == "channel":
-            gain = gain.view([-1] + [1] * (grad.dim() - channel - 1))
-        return torch.mul(exact, gain, out=work).to(grad.dtype)  # T applied
+        gain = (r + floor).rsqrt_().mul_(scale)  # T
+        return gain.view([-1] + [1] * (grad.dim() - channel - 1)) if self._per == "channel" else gain
 
     def _room_for(self, grad: Tensor) -> Tensor:
         """A tensor to work in, like `grad`; on a CPU always the same memory, because new memory costs a pass."""
-        dense = grad.is_contiguous() or grad.is_contiguous(memory_format=torch.channels_last)
-        if grad.device.type != "cpu" or not dense:
+        if grad.device.type != "cpu" or not _is_dense(grad):
             return torch.empty_like(grad)
         room: Tensor | None = getattr(self._rooms, "room", None)
         if room is None or room.dtype is not grad.dtype or room.numel() < grad.numel():
@@ -170,6 +200,11 @@ class VirtualGradients:
         foreign = sorted(set(squares) - self._sites)
         if foreign:
             raise ValueError(f"the state dict belongs to another model: this one has no layer {', '.join(foreign)}")
+
+
+def _is_dense(grad: Tensor) -> bool:
+    """Whether the samples lie one after the other without gaps."""
+    return grad.is_contiguous() or (grad.dim() == 4 and grad.is_contiguous(memory_format=torch.channels_last))
 
 
 def _sum_of_squares(grad: Tensor, work: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import varigrad
+from varigrad.engine import batch
 
 from .models import (
     BUILDERS,
@@ -66,6 +67,7 @@ def test_in_float32_it_is_vmap_to_rounding(name):
 
 
 def test_blocks_of_any_size_give_the_same(monkeypatch):
+    monkeypatch.setattr(batch, "_library", lambda: None)  # compiled code needs no blocks
     for name in ("convnet", "many positions", "tied", "transposed"):
         model, inputs, targets = problem(name)
         exact = exact_variances(model, inputs, targets)
@@ -419,3 +421,30 @@ def test_a_layer_whose_parameters_are_frozen_may_be_of_any_kind():
     with varigrad.gradient_variance(model, method="layers"):
         model(x).mean().backward()
         assert error(model.line.weight.grad_variance, variance_of_mean((x / 2)[:, None].expand(5, 2, 3))) <= 1e-12
+
+
+def test_a_variance_that_somebody_keeps_is_not_written_over():
+    """The memory of the last one is used again only where nobody has it, not even in a view or a graph."""
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2))
+    weight = model[0].weight
+    with varigrad.gradient_variance(model, method="layers"):
+        for keep in (lambda: weight.grad_variance, lambda: weight.grad_variance[0], lambda: weight.grad_variance.t()):
+            kept = []
+            for _ in range(4):
+                model.zero_grad()
+                model(torch.randn(5, 8)).square().sum().backward()
+                kept.append((keep(), keep().clone()))
+            assert all(torch.equal(one, before) for one, before in kept)
+
+
+@pytest.mark.parametrize("name", ["convnet", "transformer", "mlp"])
+def test_without_compiled_code_it_is_the_same(name, monkeypatch):
+    found = []
+    for library in (batch._library, lambda: None):
+        monkeypatch.setattr(batch, "_library", library)
+        model, inputs, targets = problem(name)
+        with varigrad.gradient_variance(model, method="layers"):
+            loss_of(model(inputs), targets).backward()
+            found.append([p.grad_variance for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert error(one, other) <= 1e-10

@@ -61,6 +61,21 @@ def is_the_variance_over_the_workers(rank, workers):
     assert not hasattr(model[0].weight, "grad_variance")
 
 
+def leaves_what_is_kept_alone(rank, workers):
+    model = network()
+    parallel = DistributedDataParallel(model)
+    with varigrad.gradient_variance(parallel, method="ranks"):
+        for keep in (lambda p: p.grad_variance, lambda p: p.grad_variance[0], lambda p: None):
+            parallel(batch(rank)).square().mean().backward()
+            kept = keep(model[0].weight)
+            before = None if kept is None else kept.clone()
+            model.zero_grad()
+            parallel(batch(rank, 1)).square().mean().backward()
+            check(model, own_gradients(model, workers, (1,)), workers)
+            assert kept is None or torch.equal(kept, before)
+            model.zero_grad()
+
+
 def adds_up_passes_that_are_not_reduced(rank, workers):
     model = network()
     parallel = DistributedDataParallel(model)
@@ -167,6 +182,7 @@ def _copy(model):
 
 TESTS = (
     is_the_variance_over_the_workers,
+    leaves_what_is_kept_alone,
     adds_up_passes_that_are_not_reduced,
     counts_an_unused_parameter_as_zero,
     serves_buckets_that_are_the_gradients,

@@ -5,6 +5,7 @@ This file and what it imports do without torch, because it also runs where the p
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from .rule import Rule
 from .trace import ELEMENT, NUMBER, Symbol, Trace
 
-__all__ = ["DTYPES", "fingerprint", "library", "random_part", "symbol"]
+__all__ = ["DTYPES", "batch_fingerprint", "fingerprint", "library", "random_part", "symbol"]
 
 DTYPES = ("float", "double")
 """The C types that there is a function for."""
@@ -22,6 +23,22 @@ DTYPES = ("float", "double")
 # is the build's -ffp-contract=off. Everything else about speed is the compiler's: it turns the loop into vector code,
 # once for each level of x86 processors, of which the loader chooses one.
 _PROLOGUE = Path(__file__).with_name("storage.c").read_text("utf-8")
+
+_BATCH, _PRODUCTS = (Path(__file__).with_name(name).read_text("utf-8") for name in ("batch.c", "products.c"))
+
+# Vectors must be as long as the processor's: longer ones are taken apart into single numbers, which is slower than any
+# other way. So there is a function for each length, and one that says which of them this processor has; 0 is none.
+_VECTORS = {64: '"avx512f"', 32: '"avx2,fma"'}
+_WITH_VECTORS = "#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)\n"
+_VECTOR = """
+int64_t varigrad_vector(void) {
+    if (__builtin_cpu_supports("avx512f")) return 64;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 32 : 0;
+}
+#else
+int64_t varigrad_vector(void) { return 0; }
+#endif
+"""
 
 # What stands for each operation, with `{r}` the suffix of the C library's functions on this type.
 _EXPRESSIONS = {
@@ -226,9 +243,29 @@ def fingerprint(rule: Rule) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@functools.cache
+def batch_code() -> str:
+    """Returns the C source of what is computed of a batch, beside the rules."""
+    parts = [_of_type(_BATCH, ctype) for ctype in DTYPES] + [_WITH_VECTORS]
+    for length, target in _VECTORS.items():
+        attribute = f'__attribute__((target({target}), optimize("fp-contract=fast")))'
+        code = _PRODUCTS.replace("VECTOR", str(length)).replace("TARGET", attribute)
+        parts += [_of_type(code, ctype) for ctype in DTYPES]
+    return "".join([*parts, _VECTOR])
+
+
+def _of_type(code: str, ctype: str) -> str:
+    return code.replace("REAL", ctype).replace("ROOT", "sqrtf" if ctype == "float" else "sqrt")
+
+
+def batch_fingerprint() -> str:
+    """Returns a hash of it."""
+    return hashlib.sha256((_PROLOGUE + batch_code()).encode()).hexdigest()[:16]
+
+
 def library(rules: list[Rule]) -> str:
     """Returns the C source of all rules and of the variants with each of their optional arguments."""
-    parts = [_PROLOGUE]
+    parts = [_PROLOGUE, batch_code(), f'\nconst char {symbol("batch", "fingerprint")}[] = "{batch_fingerprint()}";\n']
     for rule in rules:
         for variant in (rule, *map(rule.taking, rule.optional)):
             parts.append(f'\nconst char {symbol(variant.name, "fingerprint")}[] = "{fingerprint(variant)}";\n')

@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import os
 from array import array
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from .compiled import STORED, readable, side_by_side, takes, written
 from .library import address, kernels
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, width
+from .threads import threads
 
 __all__ = ["run", "takes", "unavailable"]
 
@@ -120,7 +119,7 @@ def _call(
 
     shares = _shares(tuple(map(Tensor.numel, params)), torch.get_num_threads(), SHARE)
     # ctypes lets go of the interpreter's lock during the call.
-    done = [work(shares[0])] if len(shares) == 1 else list(_threads().map(work, shares))
+    done = [work(shares[0])] if len(shares) == 1 else list(threads().map(work, shares))
     totals = torch.zeros(statistics, len(params), dtype=torch.float64)
     for spans, sums in zip(shares, done, strict=True) if statistics else ():
         tensor_of = torch.frombuffer(spans, dtype=torch.int64)[::3]
@@ -156,14 +155,3 @@ def _shares(sizes: tuple[int, ...], threads: int, least: int) -> list[array[int]
             if len(shares) < count and done >= total * len(shares) // count - 64:
                 shares.append(array("q"))
     return shares
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    # The calling thread only waits meanwhile, so that a pool of torch's own size does not crowd the processor.
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="varigrad")
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked child has the pool but not its threads.
-    os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from .calls import Calls
 from .parametrised import OPERATIONS, Operation, explicit_padding, folded_linear
 
-__all__ = ["Call", "Interception", "Listener", "Parameter"]
+__all__ = ["Call", "Interception", "Listener", "Parameter", "refuse_graph"]
 
 Parameter = tuple[str, nn.Module, str]
 """The path of a parameter, the module that holds it, and its name there."""
@@ -199,6 +199,15 @@ def _same(seen: Tensor, grad: Tensor) -> bool:
     return seen is grad or (grad.is_cpu and torch.equal(seen, grad))
 
 
+def refuse_graph(call: Call) -> None:
+    """Raises an error in a backward pass that makes a graph of its own."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{call.site}: a gradient that something is substituted for cannot be differentiated again; call "
+            "backward without create_graph=True, or remove() the taps before"
+        )
+
+
 class _Tap(torch.autograd.Function):
     """Hands the output through, and computes the parameters' gradients from what the listener makes of the output's."""
 
@@ -217,11 +226,8 @@ class _Tap(torch.autograd.Function):
         (grad,), (x,) = grads, ctx.saved_tensors
         call: Call = ctx.call
         wanted: tuple[bool, bool] = (ctx.needs_input_grad[2], ctx.needs_input_grad[3])
-        if torch.is_grad_enabled() and any(wanted):
-            raise RuntimeError(
-                f"{call.site}: a gradient that something is substituted for cannot be differentiated again; call "
-                "backward without create_graph=True, or remove() the taps before"
-            )
+        if any(wanted):
+            refuse_graph(call)
         with torch.no_grad():
             answer = ctx.listener(call, call.samples_first(x), call.samples_first(grad))
             if not any(wanted):

@@ -7,12 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "join", "working_dtype"]
+__all__ = ["Moments", "is_unseen", "join", "working_dtype"]
 
 
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """Statistics are computed in float32 at least."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def is_unseen(tensor: Tensor) -> bool:
+    """Whether nobody but the caller has this tensor's memory, so that it can be used again: new memory costs a pass."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    # One use is the tensor's, one that of the object that is asked here.
+    return count is not None and tensor.is_cpu and count(tensor.untyped_storage()._cdata) == 2
 
 
 class Moments(NamedTuple):

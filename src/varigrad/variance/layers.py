@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from varigrad.engine.taps import Call, Taps
 
-from .arithmetic import Moments, join, working_dtype
+from .arithmetic import Moments, is_unseen, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Memory, Rows, Terms, Together
+from .terms import Memory, Outer, Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
@@ -76,7 +76,7 @@ class LayerVariance(BackwardVariance):
             problem = unserved(model)
             if problem is not None:
                 raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
-            taps = Taps(model, self._heard, substitute=True, biases=True)
+            taps = Taps(model, self._heard, substitute=True, biases=True, on_matrix=self._heard_matrix)
         except Exception:
             self.remove()
             raise
@@ -88,6 +88,7 @@ class LayerVariance(BackwardVariance):
         self._variances: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}  # only where p.grad is not exactly that
         self._served: WeakSet[Call] = WeakSet()
+        self._spare: dict[str, Tensor] = {}
         self._drop()
 
     def _drop(self) -> None:
@@ -101,12 +102,35 @@ class LayerVariance(BackwardVariance):
 
     def _start(self) -> None:
         self._earlier = 0
+        self._spare = self._variances.copy()  # their memory, where nobody has kept them
         self._served.clear()
         self._variances.clear()
         self._totals.clear()
 
     def _heard(self, call: Call, inputs: Tensor, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Takes a layer's input and the gradient at its output, returns the gradients of its weight and its bias."""
+        self._begin(call)
+        with _plain(grad):
+            inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
+            self._check_count(call, len(grad))
+            found = terms_of(call, inputs, grad)
+            answers = {which: self._use(call, call.arguments[which], terms) for which, terms in found.items()}
+        return answers.get("weight"), answers.get("bias")
+
+    def _heard_matrix(
+        self, call: Call, inputs: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same for a linear layer on a matrix, of which autograd has computed the gradients already."""
+        self._begin(call)
+        with _plain(grad):
+            self._check_count(call, len(grad))
+            if weight is not None:
+                self._use(call, call.arguments["weight"], Outer(grad[:, None], inputs[:, None]), weight)
+            if bias is not None:
+                self._use(call, call.arguments["bias"], Rows(grad), bias)
+        return weight, bias
+
+    def _begin(self, call: Call) -> None:
         self._enter()
         if self._adds_to is True and call in self._served:
             raise RuntimeError(
@@ -114,12 +138,6 @@ class LayerVariance(BackwardVariance):
                 "up the losses and go backward once"
             )
         self._calls.append(call)
-        with _plain(grad):
-            inputs, grad = samples_first(call, inputs.detach(), grad.detach(), self._batch_dim)
-            self._check_count(call, len(grad))
-            found = terms_of(call, inputs, grad)
-            answers = {which: self._use(call, call.arguments[which], terms) for which, terms in found.items()}
-        return answers.get("weight"), answers.get("bias")
 
     def _check_count(self, call: Call, count: int) -> None:
         self._count = self._count or count
@@ -134,8 +152,8 @@ class LayerVariance(BackwardVariance):
                 "incomplete batch, or use method='microbatch', where every backward pass is a sample"
             )
 
-    def _use(self, call: Call, param: Tensor, terms: Terms) -> Tensor:
-        """Notes one use of a parameter, and returns the gradient that it gives."""
+    def _use(self, call: Call, param: Tensor, terms: Terms, known: Tensor | None = None) -> Tensor:
+        """Notes one use of a parameter, and returns the gradient that it gives; `known`, if it is."""
         dtype, rows = param.dtype, None
         if param._base is not None:  # one of the projections that an attention keeps in one parameter
             first = param.storage_offset() // max(1, param._base.stride(0))
@@ -144,11 +162,18 @@ class LayerVariance(BackwardVariance):
         name = self._names.get(id(param))
         # The variance of several uses is found when all are known; of biases, when all biases are.
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
-        moments = terms.moments(self._memory) if single and not isinstance(terms, Rows) else None
-        total, variance = (terms.total(self._memory), None) if moments is None else moments[1:]
+        total, variance = known, None
+        if single and not isinstance(terms, Rows):
+            spare = self._spare.pop(name or "", None)
+            out = spare if spare is not None and spare.shape == terms.shape and is_unseen(spare) else None
+            _, total, variance = terms.moments(self._memory, known, out)
+        elif total is None:
+            total = terms.total(self._memory)
         given = total.to(dtype)
         if name is not None:
-            kept = total if self._keeps_totals(param) else None  # what is kept, autograd must copy
+            kept = None
+            if self._keeps_totals(param):  # what is kept, autograd must copy; to what it knows, it may add
+                kept = total if known is None else total.clone()
             self._uses.setdefault(name, []).append(_Use(terms, rows, kept, variance, given.data_ptr()))
         return given
 
@@ -239,6 +264,7 @@ class LayerVariance(BackwardVariance):
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
         self._take_rows()
+        self._spare.clear()
         self._served.update(self._calls)
         if self._count:
             for name, param in self.params.items():
@@ -253,7 +279,7 @@ class LayerVariance(BackwardVariance):
             if variance.stride() != param.stride():
                 variance = torch.empty_like(param, dtype=variance.dtype).copy_(variance)
                 self._variances[name] = variance
-            self._publish(name, variance, self._earlier)
+            self._publish(name, variance.detach(), self._earlier)  # its own tensor, so that it is known who keeps it
         self._drop()
         self._remember()
 

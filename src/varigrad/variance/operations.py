@@ -46,8 +46,8 @@ def terms_of(call: Call, inputs: Tensor, grad: Tensor) -> dict[str, Terms]:
     """
     dtype = working_dtype(grad)
     if inputs.is_floating_point():
-        inputs = inputs.to(dtype)
-    found = _BUILDERS[call.operation.name](call.operation, call.arguments, inputs, grad.to(dtype))
+        inputs = inputs.to(dtype).resolve_neg()
+    found = _BUILDERS[call.operation.name](call.operation, call.arguments, inputs, grad.to(dtype).resolve_neg())
     for terms in found.values():
         terms.coarse = grad.dtype is not dtype
     return found

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from .arithmetic import working_dtype
+from varigrad.engine.batch import deviate
+
+from .arithmetic import is_unseen, working_dtype
 from .passes import BackwardVariance, when_done
 
 __all__ = ["RankVariance"]
@@ -42,6 +44,8 @@ class RankVariance(BackwardVariance):
         self._model = model
         self._reduces = True
         self._own: dict[str, Tensor] = {}
+        self._rooms: dict[str, Tensor] = {}  # for those; new memory would cost as much as filling it
+        self._flats: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._waiting: dict[str, Tensor] = {}
         self._undo.append(model.register_forward_pre_hook(self._forward_begins).remove)
 
@@ -59,11 +63,13 @@ class RankVariance(BackwardVariance):
     def _added(self, name: str, param: Parameter) -> None:
         grad, own = self._waiting.pop(name), self._own.get(name)
         if own is not None:
-            self._own[name] = own + grad
-        else:
-            # p.grad itself is about to become the mean over the workers.
-            assert param.grad is not None
-            self._own[name] = grad.clone() if grad.data_ptr() == param.grad.data_ptr() else grad
+            own.add_(grad)
+            return
+        room = self._rooms.get(name)
+        if room is None or room.shape != grad.shape or room.device != grad.device or room.dtype is not grad.dtype:
+            room = self._rooms[name] = torch.empty_like(grad, memory_format=torch.contiguous_format)
+        # p.grad itself is about to become the mean over the workers.
+        self._own[name] = room.copy_(grad)
 
     def _drop(self) -> None:
         self._waiting.clear()
@@ -88,15 +94,16 @@ class RankVariance(BackwardVariance):
     def _reduce(self, names: list[str], device: torch.device, dtype: torch.dtype) -> None:
         """Adds up the squared deviations of the workers, and publishes the variances as views of one buffer."""
         sizes = [self.params[name].numel() for name in names]
-        flat = torch.empty(sum(sizes), dtype=dtype, device=device)
+        flat = self._flats.pop((device, dtype), None)
+        if flat is None or flat.numel() != sum(sizes) or not is_unseen(flat):
+            flat = torch.empty(sum(sizes), dtype=dtype, device=device)
+        factor = 1 / (self._workers * (self._workers - 1))
         for name, part in zip(names, torch.split(flat, sizes), strict=True):
-            param, own = self.params[name], self._own.get(name)
-            assert param.grad is not None
-            deviation = part.view(param.shape)
+            grad, own = self.params[name].grad, self._own.get(name)
+            assert grad is not None
             # A parameter that this worker did not use had a gradient of zero here.
-            torch.sub(param.grad, 0 if own is None else own, out=deviation)
-        flat.square_()
+            deviate(grad, torch.zeros_like(grad) if own is None else own, factor, part.view(grad.shape))
         dist.all_reduce(flat, group=self._group)
-        flat.div_(self._workers * (self._workers - 1))
         for name, part in zip(names, torch.split(flat, sizes), strict=True):
             self._publish(name, part.view(self.params[name].shape), self._workers)
+        self._flats[device, dtype] = flat

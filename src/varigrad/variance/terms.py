@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Size, Tensor
+
+from varigrad.engine.batch import add_products, overhang, spread
 
 from .arithmetic import Moments
 
@@ -77,11 +80,16 @@ class Terms(ABC):
     def like(self) -> Tensor:
         """Returns a tensor of the terms' dtype and device."""
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the sum of the terms and its variance, M/(M-1) Σ (c_n - c̄)², as (M Σ c_n² - total²) / (M-1).
 
         The two cancel where the terms differ little from each other. What is lost there is a rounding error of the
         squared mean, so that it can never matter against the squared mean.
+
+        Args:
+            memory: To work in.
+            total: Their sum, where it is known.
+            out: Memory of the parameter's shape, for the variance if it is of use.
         """
         total, squares = (self.like().new_zeros(self.layout()) for _ in range(2))
         for block in self._blocks(memory):
@@ -92,8 +100,11 @@ class Terms(ABC):
                 for term in block:
                     total.add_(term)
                     squares.addcmul_(term, term)
-        variance = squares.mul_(self.count / (self.count - 1))
-        variance.addcmul_(total, total, value=-1 / (self.count - 1)).clamp_(min=0)
+        return self.of_sums(total, squares)
+
+    def of_sums(self, total: Tensor, squares: Tensor) -> Moments:
+        """Returns the moments from the sums of the terms and of their squares, laid out as the terms come."""
+        variance = spread(total, squares, self.count)
         return Moments(self.count, self.arranged(total), self.arranged(variance))
 
     def total(self, memory: Memory) -> Tensor:
@@ -131,9 +142,9 @@ class Rows(Terms):
         """Returns their sum."""
         return self.terms.sum(0)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the moments, from squared differences."""
-        total = self.total(memory)
+        total = self.total(memory) if total is None else total
         deviations = (self.terms - total / self.count).square_().sum(0)
         return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
 
@@ -164,7 +175,7 @@ class Outer(Terms):
         """Returns the product of matrices that sums over samples and positions."""
         return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the moments; from few positions without forming the terms.
 
         The square of a sum over positions is a sum over pairs of them: Σ_n Σ_st (G_ns G_nt)(x_ns x_nt)ᵀ, with
@@ -172,17 +183,33 @@ class Outer(Terms):
         """
         pairs = self.positions * (self.positions + 1) // 2
         if pairs > MOST_PAIRS:
-            return super().moments(memory)
+            return (
+                self._compiled(memory) if self.grads.is_cpu and overhang(self.grads.dtype) else super().moments(memory)
+            )
         if pairs == 1:
-            grads, inputs = self.grads[:, 0].square(), self.inputs[:, 0].square()
+            grads, inputs = (
+                torch.mul(one, one, out=memory.take(purpose, one.shape, one))
+                for purpose, one in (("grads", self.grads[:, 0]), ("inputs", self.inputs[:, 0]))
+            )
         else:
             s, t = torch.triu_indices(self.positions, self.positions, device=self.grads.device)
             twice = torch.where(s == t, 1.0, 2.0).to(self.grads)[:, None]
             grads = (self.grads[:, s] * self.grads[:, t] * twice).flatten(0, 1)
             inputs = (self.inputs[:, s] * self.inputs[:, t]).flatten(0, 1)
-        total, one = self.total(memory), 1 / (self.count - 1)
-        variance = total.square().addmm_(grads.t(), inputs, beta=-one, alpha=self.count * one).clamp_(min=0)
-        return Moments(self.count, total, variance)
+        fits = out is not None and out.dtype is grads.dtype and out.is_contiguous()
+        squares = torch.mm(grads.t(), inputs, out=out if fits else None)
+        return self.of_sums(self.total(memory) if total is None else total, squares)
+
+    def _compiled(self, memory: Memory) -> Moments:
+        """Returns the moments by compiled code, in which a term stays in the processor's registers."""
+        inputs, step = self.inputs, overhang(self.inputs.dtype)
+        if inputs.stride(2) != 1 or self.shape[1] % step:
+            inputs = memory.take("inputs", (inputs.numel() + step,), inputs)[: inputs.numel()].view(inputs.shape)
+            inputs.copy_(self.inputs)
+        total, squares = (inputs.new_zeros(self.shape) for _ in range(2))
+        places = array("q", range(0, self.positions * inputs.stride(1), inputs.stride(1)))
+        add_products(self.grads.transpose(1, 2), inputs, places, array("q", [0]), self.shape[1], total, squares)
+        return self.of_sums(total, squares)
 
 
 class Scattered(Terms):
@@ -223,9 +250,9 @@ class Scattered(Terms):
         """Returns the sum."""
         return self.grads.new_zeros(self.shape).index_add_(0, self.rows, self.grads)
 
-    def moments(self, memory: Memory) -> Moments:
+    def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the moments, from squared differences; a sample without a row is as far from its mean as zero."""
-        total = self.total(memory)
+        total = self.total(memory) if total is None else total
         mean = total / self.count
         named = torch.bincount(self.rows, minlength=self.shape[0])[:, None]
         deviations = mean.square().mul_(self.count - named)
