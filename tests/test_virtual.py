@@ -355,7 +355,7 @@ def test_the_state_of_something_else_is_refused_and_changes_nothing():
     optimizer = varigrad.SVGD(model, lr=0.02)
     train(model, optimizer, data(2, 6, (5,), (3,)))
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match="no 'squares'"):
+    with pytest.raises(ValueError, match="not SVGD's: it has no virtual_gradients"):
         optimizer.load_state_dict(torch.optim.SGD(model.parameters()).state_dict())
     other = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 3))
     stranger = varigrad.SVGD(other)

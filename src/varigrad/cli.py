@@ -1,4 +1,4 @@
-"""The command line: `varigrad compare`, `tune`, `reproduce`, `runs`, `list`, `bench`, `noise` and `doctor`."""
+"""The command line `varigrad`: what its commands share, `compare` and `bench`; `varigrad.commands` has the others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from varigrad.commands import shared
+from varigrad.commands.doctor import doctor_command
+from varigrad.commands.list import list_command
+from varigrad.commands.noise import noise_command
 from varigrad.commands.reproduce import reproduce_command
 from varigrad.commands.runs import runs_command
 from varigrad.commands.tune import tune_command
@@ -93,11 +96,11 @@ def varigrad(
 
     [bold]varigrad compare[/bold] trains one network with several of them and tells which did best.
     [bold]varigrad tune[/bold] tunes all with the same number of trials, and scores them.
-    [bold]varigrad runs[/bold] shows the runs that both keep, and removes them.
     [bold]varigrad reproduce[/bold] makes the tables and figures of the papers again.
+    [bold]varigrad runs[/bold] shows the runs that these keep, and removes them.
+    [bold]varigrad noise[/bold] shows how noisy a training run was, and whether its batch was right.
     [bold]varigrad list[/bold] shows what can be trained, and with what.
     [bold]varigrad bench[/bold] times a step of each optimizer against torch's.
-    [bold]varigrad noise[/bold] shows how noisy a training run was, and whether its batch was right.
     [bold]varigrad doctor[/bold] tells what works on this machine, and how to mend what does not.
 
     [bold]Examples[/bold]
@@ -126,40 +129,6 @@ def varigrad(
         print(f"varigrad {__version__}")
     elif ctx.invoked_subcommand is None:
         print(ctx.get_help())
-
-
-@app.command("list")
-def list_command(
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder to look for data in.", envvar="VARIGRAD_DATA", metavar="FOLDER")
-    ] = None,
-) -> None:
-    """Show the tasks and the optimizers, one line each.
-
-    Of a task its data, its network, and where the data is.
-    Of an optimizer what it does, its paper, and where in it.
-    The names are those that the other commands take.
-
-    [bold]Examples[/bold]
-
-    What can be trained without a network, with the data in a folder:
-
-        [cyan]varigrad list --data-dir ~/data[/cyan]
-    """
-    from varigrad.lab.optimizers import all_optimizers
-    from varigrad.lab.tasks import all_tasks
-
-    console = Console(highlight=False)
-
-    def show(title: str, lines: list[tuple[str, str, str]]) -> None:
-        names, summaries, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
-        console.print(Text(title, style="bold"))
-        for name, summary, remark in lines:
-            line = Text(f"  {name:<{names}}  {summary:<{summaries}}  ")
-            console.print(line.append(remark, style="dim"), soft_wrap=True)
-
-    show("Tasks", [(task.name, task.summary, task.data.whereabouts(data_dir)) for task in all_tasks().values()])
-    show("Optimizers", [(row.name, row.summary, row.source) for row in all_optimizers().values()])
 
 
 @app.command("compare")
@@ -327,7 +296,6 @@ def compare_command(
         results.print(f"Wrote {path}", soft_wrap=True, markup=False)
 
 
-@app.command("bench")
 def bench_command(
     shapes: Annotated[
         str,
@@ -409,79 +377,11 @@ def bench_command(
         run.bench(settings, shlex.join(["varigrad", *sys.argv[1:]]), progress, results, json, png)
 
 
-@app.command("noise")
-def noise_command(
-    run: Annotated[
-        Path, typer.Argument(help="The folder that a NoiseMonitor has written noise.jsonl into.", metavar="RUN_DIR")
-    ],
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page of HTML.", metavar="FILE")] = None,
-    columns: Annotated[
-        str, typer.Option(help="The most stretches that the run is cut into for the heat map.", metavar="N")
-    ] = "40",
-) -> None:
-    """Show how noisy a training run was: signal against noise per layer over time, and whether its batch was right.
-
-    The run needs a monitor: [cyan]varigrad.NoiseMonitor(optimizer, model, batch_size=32, writers=RUN_DIR)[/cyan].
-
-    [bold]Examples[/bold]
-
-        [cyan]varigrad noise runs/first[/cyan]
-
-        [cyan]varigrad noise runs/first --html noise.html[/cyan]
-    """
-    from varigrad.lab import options
-    from varigrad.lab.files import require_writable_file, write_text
-    from varigrad.lab.noise.display import display
-    from varigrad.lab.noise.findings import findings
-    from varigrad.lab.noise.records import read
-
-    most = options.parse_count(columns, "--columns", 1000)
-    if html is not None:
-        require_writable_file(html, "--html")
-    found = findings(read(run), most)
-    console = Console(highlight=False)
-    console.print(display(found, console.width))
-    if html is not None:
-        from varigrad.lab.noise.page import page
-
-        made = {"command": shlex.join(["varigrad", *sys.argv[1:]]), "varigrad": __version__}
-        write_text(html, page(found, run.resolve().name, made))
-        console.print(f"Wrote {html}", soft_wrap=True, markup=False)
-
-
-@app.command("doctor")
-def doctor_command(
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder to look for data in.", envvar="VARIGRAD_DATA", metavar="FOLDER")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Write the findings as JSON instead.")] = False,
-) -> None:
-    """Tell what works on this machine: ways to run a step, devices, extras, data.
-
-    The exit code is 1 if something is broken, else 0.
-    What is not installed, or merely slow, is not broken.
-
-    [bold]Examples[/bold]
-
-    A sheet to read, each shortcoming with its remedy:
-
-        [cyan]varigrad doctor[/cyan]
-
-    For a report, or for another program:
-
-        [cyan]varigrad doctor --json > doctor.json[/cyan]
-    """
-    from varigrad.lab.doctor import examine, is_broken, sheet, to_json
-
-    sections = examine(data_dir)
-    if json:
-        print(to_json(sections))
-    else:
-        Console(highlight=False).print(sheet(sections))
-    if is_broken(sections):
-        raise typer.Exit(1)
-
-
-app.command("reproduce")(reproduce_command)
+# In the order of the help: what most come for first.
 app.command("tune")(tune_command)
+app.command("reproduce")(reproduce_command)
 app.command("runs")(runs_command)
+app.command("noise")(noise_command)
+app.command("list")(list_command)
+app.command("bench")(bench_command)
+app.command("doctor")(doctor_command)

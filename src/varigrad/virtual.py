@@ -302,7 +302,12 @@ class SVGD(RuleOptimizer):
         Raises:
             ValueError: If the state is not this optimizer's, or another model's. Nothing has been changed then.
         """
-        self.virtual_gradients.check_state_dict(state_dict.get("virtual_gradients"))
+        if "virtual_gradients" not in state_dict:
+            raise ValueError(
+                "the state dict is not SVGD's: it has no virtual_gradients, which hold r; what gathers the state of "
+                "several processes leaves them out: save what SVGD.state_dict() returns, in each process"
+            )
+        self.virtual_gradients.check_state_dict(state_dict["virtual_gradients"])
         super().load_state_dict(state_dict)
         self.virtual_gradients.load_state_dict(state_dict["virtual_gradients"])
 

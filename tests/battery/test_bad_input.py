@@ -122,3 +122,60 @@ def test_sparse_gradients_say_what_to_do_and_change_nothing(row):
 def test_flags_that_exclude_each_other(row, flags):
     with pytest.raises(RuntimeError, match=f"{flags[0]}=True"):
         row.optimizer([parameter()], **dict.fromkeys(flags, True))
+
+
+@every_optimizer
+def test_a_model_in_place_of_its_parameters(row):
+    with pytest.raises(TypeError, match=rf"not the model: {row.name}\(model\.parameters\(\)"):
+        row.optimizer(torch.nn.Linear(2, 2))
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex32], ids=str)
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_a_parameter_of_a_dtype_that_nothing_trains_in(row, dtype):
+    """It may be there if it is frozen, as the weights under an adapter are."""
+    param = torch.zeros(3).to(dtype)
+    optimizer = row.optimizer([parameter(), param])
+    with pytest.raises(
+        RuntimeError, match=rf"parameter number 1 of group 1, which is of {dtype}: keep it in torch\.bf"
+    ):
+        optimizer.add_param_group({"params": [parameter(), torch.zeros(3).to(dtype).requires_grad_()]})
+    assert len(optimizer.param_groups) == 1
+
+
+@every_optimizer
+def test_differentiable_steps_of_a_leaf_say_what_to_do_and_change_nothing(row):
+    param = parameter()
+    param.grad = torch.ones(3)
+    optimizer = row.optimizer([param], differentiable=True)
+    with pytest.raises(RuntimeError, match=r"differentiable=True .* number 0 of group 0.* clone\(\)"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+@every_optimizer
+def test_the_state_of_adamw_says_how_it_can_be_had(row):
+    param = parameter()
+    param.grad = torch.ones(3)
+    adamw = torch.optim.AdamW([param])
+    adamw.step()
+    optimizer = row.optimizer([parameter()])
+    with pytest.raises(ValueError, match=rf"not {row.name}'s: .*varigrad\.convert_state\(state_dict, to=optimizer\)"):
+        optimizer.load_state_dict(adamw.state_dict())
+
+
+@every_optimizer
+def test_a_whole_checkpoint_in_place_of_the_optimizers_part(row):
+    optimizer = row.optimizer([parameter()])
+    whole = {"model": {}, "optimizer": optimizer.state_dict()}
+    with pytest.raises(ValueError, match="it has no param_groups and no state; it has model, optimizer"):
+        optimizer.load_state_dict(whole)
+
+
+@every_optimizer
+def test_what_may_be_none_is_told(row):
+    with pytest.raises(
+        TypeError, match=r"state_dtype = 'bfloat16' is not accepted: it must be torch\.bfloat16, or None"
+    ):
+        row.optimizer([parameter()], state_dtype="bfloat16")

@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 import varigrad
 from varigrad.engine.rounding import LOW_PRECISION
 
-from .contenders import every_contender, parameters, run, same, twins
+from .contenders import every_contender, feed, parameters, run, same, twins
 
 STEPS = 5
 
@@ -73,6 +73,43 @@ def test_a_rate_in_a_tensor_changes_without_another_graph(make):
     walk(plain.step, plain, others, rates)
     assert counter.frame_count == 1
     assert_alike(params, others, make)
+
+
+def scheduled(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
+
+
+def under_schedule(make, rate, backend):
+    """Steps under a scheduler, compiled and not."""
+    params, others = parameters(), twins(parameters())
+    optimizer, plain = make(params, lr=rate, weight_decay=0.1), make(others, lr=0.1, weight_decay=0.1)
+    schedules = scheduled(optimizer), scheduled(plain)
+    # The scheduler puts a function around the step that torch does not trace, but the step itself it does.
+    step = torch.compile(optimizer.step, backend=backend)
+    for index in range(STEPS):
+        for one, those, take in ((optimizer, params, step), (plain, others, plain.step)):
+            one.zero_grad()
+            feed(those, index)
+            take()
+        for schedule in schedules:
+            schedule.step()
+    assert_alike(params, others, make)
+
+
+@pytest.mark.filterwarnings("error:Detected call")
+@every_contender
+def test_a_scheduler_changes_a_tensor_without_another_graph(make):
+    counter = CompileCounter()
+    under_schedule(make, torch.tensor(0.1, dtype=torch.float64), counter)
+    assert counter.frame_count == 1
+
+
+@every_contender
+def test_a_rate_that_is_a_number_becomes_an_input_of_the_graph(make):
+    """At its first change. AdaBayes decides by it what to compute, and is to have a tensor."""
+    counter = CompileCounter()
+    under_schedule(make, 0.1, counter)
+    assert counter.frame_count == (STEPS if make is varigrad.AdaBayes else 2)
 
 
 @pytest.mark.parametrize("rounding", ["stochastic", "kahan"])

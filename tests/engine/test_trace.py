@@ -150,8 +150,28 @@ def test_a_result_without_elements_is_refused(result):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_wrong_number_of_results_is_refused(count):
-    with pytest.raises(ValueError, match="argument 2 is"):
+    with pytest.raises(TypeError, match=rf"must return the tuple \(param, mean\), it returned {count} values"):
         trace_of(lambda param, grad, mean, *, lr: (param,) * count, state=("mean",))
+
+
+def test_a_result_that_is_no_tuple_is_refused_on_tensors_too():
+    """A tensor can be taken apart like a tuple: its rows would be written into the parameter and the state."""
+
+    @rule(state=())
+    def bare(param, grad, *, lr):
+        return param - lr * grad
+
+    with pytest.raises(TypeError, match=r"rule bare must return the tuple \(param,\), it returned one Tensor"):
+        bare(torch.ones(1, 3), torch.ones(1, 3), lr=0.1)
+    with pytest.raises(TypeError, match="it returned one Symbol"):
+        bare.trace(False, False)
+
+
+def test_what_tensors_have_beside_arithmetic_is_refused_with_what_there_is():
+    with pytest.raises(TypeError, match=r"cannot use \.sign of a value.*functions that varigrad\.extending has"):
+        trace_of(lambda param, grad, *, lr: (param - lr * grad.sign(),))
+    with pytest.raises(TypeError, match=r"write x \* x for a square, sqrt\(x\) for a root"):
+        trace_of(lambda param, grad, *, lr: (param - lr * grad**2,))
 
 
 def test_a_common_subexpression_is_recorded_once():

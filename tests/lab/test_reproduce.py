@@ -1,5 +1,6 @@
 """The papers' items: all there, their numbers the papers', their runs as told, their verdicts as defined."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -347,3 +348,20 @@ def test_the_page_lists_every_item_and_no_other() -> None:
     assert re.findall(r"^\| `([\w/-]+)` \| (.*?) \|", listed, re.MULTILINE) == [
         (f"{paper.name}/{item.name}", item.title) for paper, item in EVERY_ITEM
     ]
+
+
+def test_what_a_number_measures_is_said_once(tmp_path: Path) -> None:
+    """Said twice, it left no room for the numbers on the page."""
+    found = CliRunner().invoke(app, ["reproduce", "svgd/fig7", "--scale", "smoke", "--out", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    with (tmp_path / "svgd-fig7-smoke.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["metric"] for row in rows} == {
+        "slope, closed form",
+        "slope, authors' log",
+        "largest distance from the line, in standard errors",
+    }
+    assert {row["cell"] for row in rows} == {
+        *(f"n = {n}, λ = {scale}, spectral norm" for n, scale in ((2, 1), (5, 2), (10, 3), (25, 4))),
+        *(f"n = {n}, λ = {scale}, Frobenius norm" for n, scale in ((2, 1), (5, 2), (10, 3), (25, 4))),
+    }

@@ -102,9 +102,11 @@ def tune_command(
 ) -> None:
     """Tune every optimizer with the same number of trials, and score the winners.
 
-    The trials are points of a scrambled Halton sequence, one run each; the winner is chosen on validation data and
-    run again with seeds that had no say in the choice, the same for every optimizer. A run that diverges never
-    reaches the target; a winner on the edge of its space is told as such.
+    The trials are points of a scrambled Halton sequence, one run each.
+    The winner is chosen on validation data.
+    It runs again with seeds that had no say in the choice, the same for every optimizer.
+    A run that diverges never reaches the target.
+    A winner on the edge of its space is told as such.
 
     [bold]Examples[/bold]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .rule import Rule
 from .storage import is_sharded
 
-__all__ = ["TORCHS", "loading", "only_wants_state", "read_setting", "refuse_foreign", "saving"]
+__all__ = ["TORCHS", "loading", "only_wants_state", "read_setting", "refuse_foreign", "refuse_incomplete", "saving"]
 
 TORCHS = {
     "exp_avg",
@@ -27,6 +27,9 @@ TORCHS = {
     "sum",
 }
 """What torch's own optimizers call their state."""
+
+
+_CONVERTED = "; what torch's AdamW has learned can be taken along: varigrad.convert_state(state_dict, to=optimizer)"
 
 
 @contextmanager
@@ -136,6 +139,20 @@ def loading(optimizer: torch.optim.Optimizer, check: Callable[[Mapping[str, Any]
             handle.remove()
 
 
+def refuse_incomplete(owner: str, state_dict: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a state dict has the parts that all have.
+
+    Args:
+        owner: The class that is to load it.
+        state_dict: The state dict.
+    """
+    if missing := {"state", "param_groups"} - state_dict.keys():
+        raise ValueError(
+            f"{owner}'s state dict must be what {owner}'s state_dict() returned, but it has no "
+            f"{' and no '.join(sorted(missing))}; it has {', '.join(map(str, state_dict)) or 'nothing'}"
+        )
+
+
 def refuse_foreign(
     owner: str,
     rule: Rule,
@@ -167,7 +184,7 @@ def refuse_foreign(
         if not wanted <= set(held) or (set(held) - wanted).intersection(others):
             raise ValueError(
                 f"the state dict is not {owner}'s: for parameter {key} it holds {sorted(held)}, where {sorted(wanted)} "
-                "is expected"
+                f"is expected{_CONVERTED if 'exp_avg_sq' in held else ''}"
             )
         for name in rule.state:
             if held[name].shape != param.shape:

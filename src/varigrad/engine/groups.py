@@ -12,7 +12,7 @@ from .hyperparameters import Accepts, Interval, LearningRate, OneOf, OrNone, Swi
 
 __all__ = [
     *("CYCLED", "FLAGS", "SHARED", "check", "cycled", "group_of"),
-    *("known_flags", "name_of", "place", "refuse_tensors", "refuse_unknown"),
+    *("known_flags", "name_of", "place", "refuse_dtypes", "refuse_tensors", "refuse_unknown"),
 ]
 
 SHARED: dict[str, Accepts] = {"lr": LearningRate(), "weight_decay": Interval()}
@@ -32,6 +32,9 @@ FLAGS: dict[str, tuple[Accepts, Any]] = {
 CYCLED = "momentum"
 """The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`; until then it
 is True."""
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+"""The dtypes that a parameter may have."""
 
 BOOKKEEPING = frozenset(
     (
@@ -103,6 +106,22 @@ def name_of(group: Mapping[str, Any], index: int, param: Tensor) -> str:
     return f"parameter {named} of group {index}"
 
 
+def refuse_dtypes(owner: str, group: Mapping[str, Any], index: int) -> None:
+    """Raises RuntimeError if a parameter of a new group is to be trained, but has a dtype that nothing here trains in.
+
+    Args:
+        owner: Whose group it is.
+        group: The group.
+        index: Its number, from 0.
+    """
+    for param in group["params"]:
+        if param.requires_grad and param.dtype not in DTYPES:
+            raise RuntimeError(
+                f"{owner} cannot train {name_of(group, index, param)}, which is of {param.dtype}: keep it in "
+                f"torch.bfloat16 or wider, and cast it to {param.dtype} where it is used"
+            )
+
+
 def refuse_tensors(owner: str, group: Mapping[str, Any], index: int, params: list[Tensor], grads: list[Tensor]) -> None:
     """Raises RuntimeError if one of these parameters of a group, or its gradient, is of a kind that cannot be stepped.
 
@@ -114,6 +133,12 @@ def refuse_tensors(owner: str, group: Mapping[str, Any], index: int, params: lis
         grads: Their gradients.
     """
     for param, grad in zip(params, grads, strict=True):
+        if group["differentiable"] and param.is_leaf and param.requires_grad:
+            raise RuntimeError(
+                f"{owner}: differentiable=True cannot step {name_of(group, index, param)}, because autograd allows no "
+                "change of a leaf that requires a gradient: give the optimizer a clone() of it, or leave "
+                "differentiable=False"
+            )
         if grad.layout is not torch.strided:
             raise RuntimeError(
                 f"{owner} needs dense gradients, but {name_of(group, index, param)} has a sparse one: build the layer "

@@ -125,8 +125,12 @@ class OrNone:
 
     def check(self, name: str, value: object) -> None:
         """Checks that `value` is None or accepted."""
-        if value is not None:
+        if value is None:
+            return
+        try:
             self.accepted.check(name, value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(_refusal(name, value, self)) from None
 
 
 @dataclass(frozen=True)

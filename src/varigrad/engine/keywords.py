@@ -94,7 +94,9 @@ def _with_decay(group: Mapping[str, Any], values: dict[str, Any]) -> dict[str, A
 
 def _shared_or_each(values: list[Any], states: list[State]) -> float | list[Tensor]:
     """The one number that all tensors of a bucket have, or a 0-dim tensor for each of them."""
-    if not any(isinstance(value, Tensor) for value in values) and len(set(values)) == 1:
+    # What is no tensor does not depend on the step, so it is the same for all. Comparing the numbers would have
+    # torch.compile take a changing learning rate for a constant, and make a new graph for each of its values.
+    if not any(isinstance(value, Tensor) for value in values):
         return float(values[0])
     devices = [state["step"].device for state in states]
     return [

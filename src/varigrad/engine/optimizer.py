@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from . import foreach as foreach_way
@@ -22,8 +22,19 @@ from . import loop as loop_way
 from . import triton_way
 from .belief import Belief, believed
 from .bucket import buckets, run
-from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, saving
-from .groups import CYCLED, FLAGS, SHARED, check, known_flags, name_of, place, refuse_tensors, refuse_unknown
+from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, refuse_incomplete, saving
+from .groups import (
+    CYCLED,
+    FLAGS,
+    SHARED,
+    check,
+    known_flags,
+    name_of,
+    place,
+    refuse_dtypes,
+    refuse_tensors,
+    refuse_unknown,
+)
 from .hyperparameters import Accepts
 from .keywords import keyword_arguments
 from .loss_scale import UNSCALED, LossScale, loss_scale
@@ -60,6 +71,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     accepts: ClassVar[Mapping[str, Accepts]]
 
     def __init__(self, params: ParamsT, arguments: Mapping[str, Any]) -> None:
+        if isinstance(params, nn.Module):
+            name = type(self).__name__
+            raise TypeError(f"{name} takes the parameters of a model, not the model: {name}(model.parameters(), ...)")
         arguments = {**arguments, **known_flags(type(self).__name__, arguments.get("flags", {}))}
         defaults = {name: arguments[name] for name in (*SHARED, *self.accepts)}
         defaults |= {name: arguments.get(name, default) for name, (_, default) in FLAGS.items()}
@@ -154,12 +168,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         Raises:
             TypeError: If a value has the wrong type or a key is unknown.
             ValueError: If a value is out of range.
+            RuntimeError: If flags exclude each other, or a parameter has a dtype that cannot be trained in.
         """
         index = len(self.param_groups)
         if isinstance(param_group, dict):
             refuse_unknown(type(self).__name__, self.defaults, param_group, index)
             self._check({**self.defaults, **param_group}, index)
         super().add_param_group(param_group)
+        try:
+            refuse_dtypes(type(self).__name__, self.param_groups[index], index)
+        except RuntimeError:
+            del self.param_groups[index]
+            raise
 
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
@@ -204,6 +224,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
 
     def _check_saved(self, state_dict: Mapping[str, Any]) -> None:
+        refuse_incomplete(type(self).__name__, state_dict)
         for index, saved in enumerate(state_dict["param_groups"]):
             read = {name: read_setting(value, self.defaults.get(name)) for name, value in saved.items()}
             group = {**self.defaults, **read}

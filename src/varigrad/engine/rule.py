@@ -142,6 +142,9 @@ class Rule:
 
         Returns:
             The new parameter, the new state values and the statistics, in the order of `results`.
+
+        Raises:
+            TypeError: If the function returns anything else.
         """
         if maximize:
             grad = -grad
@@ -150,6 +153,10 @@ class Rule:
         state, optional = others[: len(self.state)], others[len(self.state) :]
         given = dict(zip(self.taken, optional, strict=True))
         results: tuple[Any, ...] = self.function(param, grad, *state, **given, **scalars)
+        if not isinstance(results, tuple) or len(results) != len(self.results):
+            what = f"{len(results)} values" if isinstance(results, tuple) else f"one {type(results).__name__}"
+            wanted = ", ".join(self.results) + ("," if len(self.results) == 1 else "")
+            raise TypeError(f"rule {self.name} must return the tuple ({wanted}), it returned {what}")
         return results
 
     @functools.cache  # noqa: B019 - rules live as long as the program

@@ -74,6 +74,17 @@ class Symbol:
     def __bool__(self) -> bool:
         raise TypeError("a rule cannot branch on a value: use where(condition, x, y) instead of if")
 
+    def __pow__(self, other: object) -> Symbol:
+        raise TypeError("a rule cannot take powers: write x * x for a square, sqrt(x) for a root")
+
+    def __getattr__(self, name: str) -> Symbol:
+        if name.startswith("__"):  # asked for by Python itself
+            raise AttributeError(name)
+        raise TypeError(
+            f"a rule cannot use .{name} of a value, which need not be a tensor: it is made of + - * / < > abs and the "
+            "functions that varigrad.extending has"
+        )
+
 
 class Tracer:
     """Records each distinct operation once, so that a repeated subexpression is computed once."""

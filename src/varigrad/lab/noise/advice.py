@@ -33,7 +33,8 @@ def _on_the_batch(found: Findings) -> str:
     if found.settled < FEWEST:
         return (
             f"{found.settled} looks are too few to judge the batch (at least {FEWEST} are needed in the second half of "
-            f"the run): look more often. So far the noise scale is {scale} ({span})."
+            "the run): look more often, with a smaller `every` for the monitor. So far the noise scale is "
+            f"{scale} ({span})."
         )
     if high == math.inf:
         if low == math.inf:

@@ -116,16 +116,16 @@ def _findings(
 
 
 def _beside(findings: Findings) -> list[PaperRow]:
-    """The rows as the report shows them; what a number measures stands at the end of its label."""
+    """The rows as the report shows them; what a number measures, the end of its label, apart."""
     rows = []
     for row in findings.rows:
-        _, colon, metric = row.label.rpartition(": ")
+        cell, colon, metric = row.label.rpartition(": ")
         if row.detail.startswith("lead in "):
-            metric = row.detail
+            cell, metric = row.label, row.detail
         elif not colon:
-            metric = "value"
+            cell, metric = row.label, "value"
         scale = "; ".join(filter(None, [findings.scale, row.detail]))
-        rows.append(PaperRow(row.label, metric, row.expected, row.ours, row.low, row.high, row.verdict, scale))
+        rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, row.verdict, scale))
     return rows
 
 
