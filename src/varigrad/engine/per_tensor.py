@@ -48,7 +48,7 @@ class Numbers:
         else:
             torch._foreach_copy_(self.tensors, list(values))
 
-    def _known(self) -> array[int]:
+    def _known(self) -> array[int] | None:
         # Asked once: a thousand tensors take longer to say where they are than to be read.
         if self._places is None:
             self._places = _places(self.tensors)
@@ -69,13 +69,13 @@ def advance(steps: list[Tensor]) -> list[float]:
     return counts.tolist()
 
 
-def _places(tensors: list[Tensor]) -> array[int]:
-    """Where the numbers lie in memory; empty where there is no compiled code, or none for such tensors."""
+def _places(tensors: list[Tensor]) -> array[int] | None:
+    """Where the numbers lie in memory; None where there is no compiled code, or none for such tensors."""
     if torch.compiler.is_compiling() or not hasattr(kernels(), "varigrad_write"):
-        return array("Q")
+        return None  # torch's compiler knows no arrays
     # Counted, which is quicker than to look for the first that differs.
     known = len(tensors) == [t.dtype for t in tensors].count(torch.float32) == [t.is_cpu for t in tensors].count(True)
-    return array("Q", map(Tensor.data_ptr, tensors) if known else ())
+    return array("Q", map(Tensor.data_ptr, tensors)) if known else None
 
 
 def _call(name: str, places: array[int], numbers: array[float]) -> None:
