@@ -13,6 +13,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import fair_tables
 from scipy import stats
 
 from varigrad.lab.optimizers import find_optimizer
@@ -20,7 +21,7 @@ from varigrad.lab.optimizers import find_optimizer
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "adaptive.md")
 NAMES = {
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
@@ -158,6 +159,11 @@ TABLES = {
     "vsgd-defaults mnist-mlp": lambda: vsgd_defaults("mnist-mlp"),
     "vsgd-rates digits": lambda: vsgd_rates("digits"),
     "vsgd-rates mnist-mlp": lambda: vsgd_rates("mnist-mlp"),
+    "fair accuracy": lambda: markdown(fair_tables.accuracy()),
+    "fair loss": lambda: markdown(fair_tables.loss()),
+    "fair steps": lambda: markdown(fair_tables.steps()),
+    "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
+    "fair rates": lambda: markdown(fair_tables.rates()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 

@@ -8,7 +8,8 @@ from torch import nn
 from varigrad.lab import optimizers
 from varigrad.lab.data import Digits
 from varigrad.lab.errors import LabError
-from varigrad.lab.muon import MuonAndAdamW
+from varigrad.lab.models.gpt import GPT
+from varigrad.lab.muon import MuonAndAdamW, inner_matrices
 from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
 from varigrad.lab.tasks import TASKS
 from varigrad.lab.training import Settings, train
@@ -38,6 +39,39 @@ def test_muon_steps_inner_matrices_and_adamw_the_rest() -> None:
                     group["lr"] = 0.01 / (step + 1)  # a scheduler's: it must reach both
                 optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_the_kernels_of_inner_convolutions_as_matrices(memory: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.Linear(6, 2)
+    ).to(memory_format=memory)
+    theirs = nn.Parameter(model[1].weight.detach().clone(memory_format=torch.contiguous_format).flatten(1))
+    others = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p is not model[1].weight]
+    ours = MuonAndAdamW(model, lr=0.01, weight_decay=0.1)
+    muon = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=0.01, weight_decay=0.1)
+    for step in range(3):
+        ours.zero_grad()
+        assert model[1].weight.grad is None
+        model(torch.full((2, 3, 7, 7), 1.0 + step)).square().sum().backward()
+        theirs.grad = model[1].weight.grad.contiguous().flatten(1)
+        for mine, other in zip((p for p in model.parameters() if p is not model[1].weight), others, strict=True):
+            other.grad = mine.grad
+        for optimizer in (ours, muon, adamw):
+            optimizer.step()
+    # Muon computes in bfloat16, whose sums depend on the order of the columns.
+    assert torch.allclose(model[1].weight.flatten(1), theirs, rtol=0.0, atol=2e-4)
+    for mine, other in zip((p for p in model.parameters() if p is not model[1].weight), others, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_the_output_layer_is_no_inner_matrix_and_a_tied_network_has_none() -> None:
+    model = GPT(7, context=4, width=8, heads=2, depth=1)
+    assert len(inner_matrices(model)) == 4
+    assert len(inner_matrices(nn.Sequential(model.blocks, nn.Linear(8, 7)))) == 4
+    assert len(inner_matrices(network())) == 2
 
 
 @pytest.mark.parametrize("name", ["adabound", "amsbound", "schedule-free"])

@@ -212,7 +212,8 @@ def test_both_commands_compare_them_with_others(files: Path) -> None:
         app, ["compare", "--optimizers", "my_rows.py,sgd", "--lr", "0.01", "--seeds", "1", "--out", "out", *common]
     )
     assert done.exit_code == 0, done.output
-    assert "my_rows.py:heavy-0.95" in done.output
+    assert "heavy-0.95" in done.output
+    assert "my_rows.py:" not in done.output
     record = json.loads((files / "out" / "comparison.json").read_text())
     assert [row["class"] for row in record["optimizers"]] == ["my_rows.Halving", *["torch.optim.SGD"] * 3]
     assert record["optimizers"][0]["arguments"] == {"total": 8}
@@ -220,7 +221,11 @@ def test_both_commands_compare_them_with_others(files: Path) -> None:
         app, ["tune", "--optimizers", "my_classes.py,sgd", "--trials", "2", "--seeds", "1", "--out", "tuned", *common]
     )
     assert done.exit_code == 0, done.output
-    assert (files / "tuned" / "report.html").read_text().count("my_classes.py:Mine") > 1
+    assert (files / "tuned" / "report.html").read_text().count("Mine") > 1
+    (files / "taken.py").write_text(CLASSES.replace("Mine", "sgd"))
+    done = CliRunner().invoke(app, ["compare", "--optimizers", "taken.py:sgd,sgd", *common])
+    assert done.exit_code == 2
+    assert "sgd stands there twice" in done.output + done.stderr
 
 
 class Entry:

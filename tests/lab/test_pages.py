@@ -130,7 +130,7 @@ def test_several_studies_stand_on_the_page_and_in_the_files(tmp_path: Path) -> N
     assert origin in told
     assert "lr 0.1; 0.1; 0.1" in told
     tuning_outputs.write([several], PROVENANCE, tmp_path)
-    assert (tmp_path / "my-file.py-line-scores.csv").exists()
+    assert (tmp_path / "line-scores.csv").exists()
     record = json.loads((tmp_path / "tuning.json").read_text())["tasks"][0]
     assert record["target_origin"] == origin
     assert [len(optimizer["further_studies"]) for optimizer in record["optimizers"]] == [2, 2, 2]

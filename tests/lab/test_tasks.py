@@ -316,6 +316,8 @@ def test_a_task_in_a_file(tmp_path: Path) -> None:
     file.write_text(TASK_FILE + "other = Task('other', '', Digits(), mlp, 1, 1, 1, 0.5)\n")
     with pytest.raises(LabError, match=r"has several tasks: say which \(.*mine.py:my-line, .*mine.py:other\)"):
         find_task(str(file))
+    file.write_text(TASK_FILE.replace("line = Task(", "TASKS = (Task(") + ",)\n")
+    assert find_task(f"{file}:my-line").steps == 20
     file.write_text("x = 1")
     with pytest.raises(LabError, match="has no task"):
         find_task(str(file))

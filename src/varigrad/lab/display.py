@@ -66,7 +66,7 @@ class Display:
         )
         if progress.worker not in self._workers:
             self._workers[progress.worker] = self._bars.add_task("", total=1.0, told="")
-        title = f"{job.row.name}, lr {job.lr:g}, seed {job.seed}"
+        title = f"{job.row.label}, lr {job.lr:g}, seed {job.seed}"
         self._bars.update(self._workers[progress.worker], completed=share, description=title, told=told)
         self._redraw()
 
@@ -81,14 +81,14 @@ class Display:
         best = contender.best
         runs = sum(len(rung.runs) for rung in contender.rungs)
         self.say(
-            f"{contender.row.name}: best lr {best.lr:g}, test accuracy {best.test_accuracy.text(2, scale=100)} %, "
+            f"{contender.row.label}: best lr {best.lr:g}, test accuracy {best.test_accuracy.text(2, scale=100)} %, "
             f"test loss {best.test_loss.text(4)} ({runs} runs, {time.monotonic() - self._began:.0f} s)"
         )
 
     def show_tuned(self, tuned: Tuned) -> None:
         """Write the line of an optimizer that has been tuned."""
         self.say(
-            f"{tuned.row.name}: best of {len(tuned.trials)} trials {tuned.winner.point.text}, test accuracy "
+            f"{tuned.row.label}: best of {len(tuned.trials)} trials {tuned.winner.point.text}, test accuracy "
             f"{tuned.rung.test_accuracy.text(2, scale=100)} % ({time.monotonic() - self._began:.0f} s)"
         )
 

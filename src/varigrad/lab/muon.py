@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon
+
+Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
     """torch's Muon for the matrices inside a network, torch's AdamW for all other parameters, at one learning rate.
 
     Muon's steps are scaled so that their root mean square is that of AdamW's (Liu et al. 2025, Eq. 4): one rate then
-    fits both. The matrices are the weights of all `nn.Linear` but the last; the output layer, embeddings,
-    convolutions, biases and normalisations are AdamW's.
+    fits both. The matrices are the weights of all `nn.Linear` but the output layer's, the kernels of all convolutions
+    but the first, as matrices with a row for each output channel (Jordan et al. 2024). The output layer, embeddings,
+    kernels in groups, biases and normalisations are AdamW's.
 
     Args:
-        model: The network.
+        model: The network, on its device: the kernels' memory is shared.
         lr: Learning rate, at least 0.
         weight_decay: Decoupled weight decay, at least 0.
 
@@ -28,10 +31,12 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: nn.Module, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
-        linear = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-        inner = {id(weight) for weight in linear[:-1]}
-        matrices = [p for p in model.parameters() if id(p) in inner]
-        others = [p for p in model.parameters() if id(p) not in inner]
+        inner = inner_matrices(model)
+        # torch's Muon takes two dimensions only: it gets a parameter of its own in the kernel's memory.
+        self._kernels = [(p, nn.Parameter(rows(p.detach()))) for p in inner if p.dim() > 2]
+        matrices = [p for p in inner if p.dim() == 2] + [matrix for _, matrix in self._kernels]
+        known = {id(p) for p in inner}
+        others = [p for p in model.parameters() if id(p) not in known]
         self._parts: list[torch.optim.Optimizer] = []
         if matrices:
             self._parts.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
@@ -47,12 +52,23 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in self._parts:
             self.state.update(part.state)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, those of the kernels too."""
+        super().zero_grad(set_to_none)
+        for kernel, _ in self._kernels:
+            if set_to_none:
+                kernel.grad = None
+            elif kernel.grad is not None:
+                kernel.grad.zero_()
+
     def step(self, closure: Any = None) -> Any:
         """One step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for kernel, matrix in self._kernels:
+            matrix.grad = None if kernel.grad is None else rows(kernel.grad, like=kernel)
         for part in self._parts:
             part.step()
             self.state.update(part.state)
@@ -67,3 +83,24 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.load_state_dict(state_dict[type(part).__name__])
         self._share()
+
+
+def inner_matrices(model: nn.Module) -> list[Tensor]:
+    """The weights of all `nn.Linear` of a network but the output layer, the kernels of its convolutions but the first.
+
+    The output layer is the last `nn.Linear`, unless the network has `ties_output = True`: its embedding is it then.
+    """
+    linear: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    convolutions = [module for module in model.modules() if isinstance(module, Convolution)]
+    inner = linear if getattr(model, "ties_output", False) else linear[:-1]
+    return inner + [module.weight for module in convolutions[1:] if module.groups == 1]
+
+
+def rows(kernel: Tensor, like: Tensor | None = None) -> Tensor:
+    """A kernel as a matrix with a row for each output channel; a view of the kernel if `like` is None.
+
+    Its columns have the order of memory of `like`, else of its own: it changes nothing about the singular values.
+    """
+    order = sorted(range(1, kernel.dim()), key=(kernel if like is None else like).stride, reverse=True)
+    permuted = kernel.permute(0, *order)
+    return permuted.view(len(kernel), -1) if like is None else permuted.reshape(len(kernel), -1)

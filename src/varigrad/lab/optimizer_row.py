@@ -71,6 +71,11 @@ class OptimizerRow:
     schedule_free: bool = False
 
     @property
+    def label(self) -> str:
+        """The name without the file that it was found in: what reports call it."""
+        return self.name.rpartition(":")[2]
+
+    @property
     def class_name(self) -> str:
         """The class to import, such as `"torch.optim.AdamW"`; of a class in a user's file the file and the class."""
         kind = self.optimizer

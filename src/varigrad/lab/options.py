@@ -35,7 +35,8 @@ def parse_optimizers(text: str) -> tuple[OptimizerRow, ...]:
             "FILE.py and FILE.py:NAME)"
         )
     rows = [row for name in names for row in find_optimizers(name)]
-    return _distinct(rows, [row.name for row in rows], "--optimizers", text)
+    _distinct(rows, [row.name for row in rows], "--optimizers", text)
+    return _distinct(rows, [row.label for row in rows], "--optimizers", text)  # reports tell them apart by it
 
 
 def parse_rates(text: str | None) -> tuple[float, ...] | None:

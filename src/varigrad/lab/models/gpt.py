@@ -49,6 +49,8 @@ class GPT(nn.Module):
         torch.Size([2, 64, 83])
     """
 
+    ties_output = True
+
     def __init__(self, symbols: int, context: int, width: int = 128, heads: int = 4, depth: int = 4) -> None:
         super().__init__()
         self.embedding = nn.Embedding(symbols, width)

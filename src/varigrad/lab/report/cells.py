@@ -47,7 +47,7 @@ def _row(contender: Contender, comparison: Comparison) -> Row:
     steps, reached = best.steps_to(comparison.task.target)
     median = "-" if math.isinf(steps) else f"{steps:.0f}"
     return Row(
-        optimizer=contender.row.name,
+        optimizer=contender.row.label,
         test_loss=best.test_loss.text(4),
         test_accuracy=best.test_accuracy.text(2, scale=100),
         best_accuracy=best.best_test_accuracy.text(2, scale=100).split(" ")[0],
@@ -70,7 +70,7 @@ def notes(comparison: Comparison) -> list[str]:
     if any(contender.on_edge for contender in comparison.contenders):
         told.append("* the outermost rate that was tried: a better one may lie beyond it")
     told += [
-        f"{contender.row.name}: {contender.best.diverged} of {seeds} runs diverged"
+        f"{contender.row.label}: {contender.best.diverged} of {seeds} runs diverged"
         for contender in comparison.contenders
         if contender.best.diverged
     ]
@@ -81,7 +81,7 @@ def glance_note(task: Task) -> list[str]:
     """What must be known where not all evaluations saw all samples."""
     if task.glance is None:
         return []
-    return [f"{task.name}: before the end of training, {task.glance:,} samples of the validation and test part each"]
+    return [f"{task.label}: before the end of training, {task.glance:,} samples of the validation and test part each"]
 
 
 def percent(share: float) -> str:

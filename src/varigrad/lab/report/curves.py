@@ -65,7 +65,7 @@ def _figure(comparison: Comparison, panels: int) -> tuple[Figure, Sequence[Axes]
     figure, axes = empty(panels)
     seeds = len(comparison.seeds)
     band = f"mean and range of {seeds} seeds" if seeds > 1 else "one seed"
-    figure.suptitle(f"{comparison.task.name}: {comparison.task.summary} ({band})", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(f"{comparison.task.label}: {comparison.task.summary} ({band})", fontsize=11, x=0.01, ha="left")
     return figure, axes
 
 

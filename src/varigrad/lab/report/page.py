@@ -24,11 +24,11 @@ def page(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         provenance: Where it comes from, such as `varigrad.lab.machine.provenance` gives it.
     """
     seeds = len(comparison.seeds)
-    names = [contender.row.name for contender in comparison.contenders]
+    names = [contender.row.label for contender in comparison.contenders]
     return rendered(
         "page.html",
         comparison=comparison,
-        title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'} on {comparison.task.name}",
+        title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'} on {comparison.task.label}",
         band=f"Line: mean; band: range over {seeds} seeds." if seeds > 1 else "One seed.",
         reading=reading.reading(comparison),
         method=reading.method(comparison),
@@ -36,7 +36,7 @@ def page(comparison: Comparison, provenance: Mapping[str, str]) -> str:
         rows=[asdict(row) for row in cells.rows(comparison)],
         notes=cells.notes(comparison),
         tried={
-            contender.row.name: ", ".join(f"{rung.lr:g}" for rung in contender.rungs)
+            contender.row.label: ", ".join(f"{rung.lr:g}" for rung in contender.rungs)
             for contender in comparison.contenders
         },
         provenance={**provenance, "duration": f"{comparison.seconds:,.0f} s"},

@@ -36,10 +36,10 @@ def reading(comparison: Comparison) -> list[str]:
     for contender in comparison.contenders:
         if contender.best.diverged:
             count = f"{contender.best.diverged} of {len(contender.best.runs)}"
-            said.append(f"{contender.row.name}: {count} runs diverged even at its best learning rate.")
+            said.append(f"{contender.row.label}: {count} runs diverged even at its best learning rate.")
         elif contender.on_edge:
             said.append(
-                f"{contender.row.name} was best at the outermost learning rate that was tried, {contender.best.lr:g}: "
+                f"{contender.row.label} was best at the outermost learning rate that was tried, {contender.best.lr:g}: "
                 "it may do better beyond."
             )
     return said
@@ -86,7 +86,7 @@ def _ranking(
     highest: bool,
 ) -> str:
     results = sorted(
-        ((contender.row.name, measure(contender.best)) for contender in contenders),
+        ((contender.row.label, measure(contender.best)) for contender in contenders),
         key=lambda result: -result[1].mean if highest else result[1].mean,
     )
     (leader, best), others = results[0], results[1:]
@@ -117,8 +117,8 @@ def _cost(contenders: Sequence[Contender]) -> str:
     times = []
     for contender in order:
         ratio = contender.best.optimizer_ms / base.best.optimizer_ms
-        compared = "" if contender is base else f" ({ratio:.1f} × {base.row.name})"
-        times.append(f"{contender.best.optimizer_ms:.3f} ms with {contender.row.name}{compared}")
+        compared = "" if contender is base else f" ({ratio:.1f} × {base.row.label})"
+        times.append(f"{contender.best.optimizer_ms:.3f} ms with {contender.row.label}{compared}")
     return f"An optimizer step takes {_list(times)}."
 
 

@@ -19,6 +19,9 @@ from varigrad.lab.tuning.tune import Tuned, Tuning
 
 _BUDGETS = (1, 2, 4, 8, 16, 32, 64)
 
+WIDE = 100
+"""Columns of a terminal that has room for all of the table; the seconds are in the files, too."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -55,7 +58,7 @@ def rows(tuning: Tuning) -> list[Row]:
 def _row(tuned: Tuned, tuning: Tuning) -> Row:
     steps, seconds = (scores.times(tuned, tuning.target, measure) for measure in scores.MEASURES)
     return Row(
-        tuned.row.name,
+        tuned.row.label,
         winners(tuned) + ("*" if tuned.edges else ""),
         tuned.rung.test_accuracy.text(2, scale=100),
         f"{number(float(np.median(steps)), 0)} ({int(np.isfinite(steps).sum())}/{len(steps)})",
@@ -111,27 +114,26 @@ def notes(tunings: Sequence[Tuning]) -> list[str]:
             if tuned.edges:
                 names = " and ".join(name.replace("_", " ") for name in tuned.edges)
                 told.append(
-                    f"* {tuned.row.name} on {tuning.task.name}: its {names} is the outermost that was tried; a better "
-                    "one may lie beyond"
+                    f"* {tuned.row.label} on {tuning.task.label}: its {names} is the outermost that was tried; a "
+                    "better one may lie beyond"
                 )
             lost = sum(trial.run.diverged for trial in tuned.all_trials)
             if lost:
                 told.append(
-                    f"{tuned.row.name} on {tuning.task.name}: {lost} of {len(tuned.all_trials)} trials diverged"
+                    f"{tuned.row.label} on {tuning.task.label}: {lost} of {len(tuned.all_trials)} trials diverged"
                 )
     return told
 
 
 def overall(tunings: Sequence[Tuning]) -> Table:
     """Over all tasks: geometric means of the ratios to AdamW, in steps and in seconds, and of the shares."""
-    names = [tuned.row.name for tuned in tunings[0].tuned]
     lines = [
         [
-            name,
-            *(ratio_text(scores.ratio(tunings, name, m)) for m in scores.MEASURES),
-            ratio_text(scores.share(tunings, name)),
+            row.label,
+            *(ratio_text(scores.ratio(tunings, row.name, m)) for m in scores.MEASURES),
+            ratio_text(scores.share(tunings, row.name)),
         ]
-        for name in names
+        for row in (tuned.row for tuned in tunings[0].tuned)
     ]
     times = [f"{m} over {scores.BASELINE}'s" for m in scores.MEASURES]
     return Table(["optimizer", *times, f"share to {scores.BASELINE}'s loss"], lines)
@@ -142,7 +144,7 @@ def budgets(tuning: Tuning) -> Table:
     most = min(len(tuned.trials) for tuned in tuning.tuned)
     counts = [budget for budget in _BUDGETS if budget <= most]
     lines = [
-        [tuned.row.name, *(f"{loss:.4f}" if math.isfinite(loss) else "∞" for loss in map_best(tuned, counts))]
+        [tuned.row.label, *(f"{loss:.4f}" if math.isfinite(loss) else "∞" for loss in map_best(tuned, counts))]
         for tuned in tuning.tuned
     ]
     return Table(["optimizer", *(f"{count} trial{'s' if count > 1 else ''}" for count in counts)], lines)
@@ -168,18 +170,23 @@ def table(tunings: Sequence[Tuning], width: int) -> Group:
     parts: list[RenderableType] = []
     for tuning in tunings:
         steps = f"{tuning.settings.steps:,} steps, {tuning.settings.schedule} schedule"
-        title = Text(f"{tuning.task.name}: {tuning.task.summary}; {steps}", style="bold")
-        parts += [title, Text(), _drawn(task_table(tuning), width), Text()]
+        content = task_table(tuning)
+        if width < WIDE:
+            content = content.without("seconds to")
+        title = Text(f"{tuning.task.label}: {tuning.task.summary}; {steps}", style="bold")
+        parts += [title, Text(), _drawn(content), Text()]
     if len(tunings) > 1:
         parts += [Text(f"{len(tunings)} tasks, geometric mean", style="bold"), Text()]
-        parts += [_drawn(overall(tunings), width), Text()]
+        parts += [_drawn(overall(tunings)), Text()]
     return Group(*parts, *(Text(note, style="dim") for note in notes(tunings)))
 
 
-def _drawn(content: Table, width: int) -> RichTable:
-    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1 if width > 90 else 0, 0, 0), pad_edge=False, show_edge=False)
+def _drawn(content: Table) -> RichTable:
+    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for index, heading in enumerate(content.headings):
-        grid.add_column(heading, justify="right" if index else "left", overflow="fold", vertical="bottom")
+        grid.add_column(
+            heading, justify="right" if index else "left", overflow="fold", vertical="bottom", no_wrap=not index
+        )
     for row in content.rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     return grid

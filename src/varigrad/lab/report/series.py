@@ -77,7 +77,7 @@ def training_curves(comparison: Comparison, quantity: str) -> list[Series]:
         comparison: What was found.
         quantity: A field of `Evaluation`, such as `"train_loss"`.
     """
-    return [_training_curve(contender.row.name, contender.best, quantity) for contender in comparison.contenders]
+    return [_training_curve(contender.row.label, contender.best, quantity) for contender in comparison.contenders]
 
 
 def _training_curve(name: str, rung: Rung, quantity: str) -> Series:
@@ -98,7 +98,7 @@ def rate_curves(comparison: Comparison) -> list[Series]:
 
 def _rate_curve(contender: Contender) -> Series:
     seeds = [[run.final.validation_loss for run in rung.runs] for rung in contender.rungs]
-    return Series.of(contender.row.name, [rung.lr for rung in contender.rungs], seeds)
+    return Series.of(contender.row.label, [rung.lr for rung in contender.rungs], seeds)
 
 
 def accuracy_limits(series: Sequence[Series], target: float) -> tuple[float, float]:

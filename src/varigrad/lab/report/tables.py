@@ -33,6 +33,16 @@ class Table:
     headings: Sequence[str]
     rows: Sequence[Sequence[object]]
 
+    def without(self, heading: str) -> Table:
+        """The same without the columns whose headings begin so.
+
+        Example:
+            >>> Table(["name", "lr"], [["sgd", 0.1]]).without("lr")
+            Table(headings=['name'], rows=[['sgd']])
+        """
+        kept = [index for index, one in enumerate(self.headings) if not one.startswith(heading)]
+        return Table([self.headings[index] for index in kept], [[row[index] for index in kept] for row in self.rows])
+
     def csv(self) -> str:
         """Values separated by commas, as RFC 4180 has them, with a line of headings.
 

@@ -32,7 +32,7 @@ def target_bars(tuning: Tuning) -> Figure:
         axes.set_xlim(0, None)
         label(axes, f"{measure} to {percent(tuning.target)} % test accuracy", "")
     figure.suptitle(
-        f"{tuning.task.name}: median and range of {len(tuning.seeds)} seeds", fontsize=11, x=0.01, ha="left"
+        f"{tuning.task.label}: median and range of {len(tuning.seeds)} seeds", fontsize=11, x=0.01, ha="left"
     )
     return figure
 
@@ -65,7 +65,7 @@ def trials(tuning: Tuning) -> Figure:
     axes.set_ylim(None, ceiling)
     label(axes, "learning rate", "validation loss at the end")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    figure.suptitle(f"{tuning.task.name}: all trials", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(f"{tuning.task.label}: all trials", fontsize=11, x=0.01, ha="left")
     axes.set_title("ring: the winner; triangle: diverged, or off the scale", fontsize=8, color="#666666", loc="left")
     return figure
 
@@ -81,7 +81,7 @@ def profile(tunings: Sequence[Tuning], measure: str = "steps") -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     label(axes, f"times the fewest {measure} to the target", "problems solved")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right center")
-    names = ", ".join(tuning.task.name for tuning in tunings)
+    names = ", ".join(tuning.task.label for tuning in tunings)
     title = f"{names}: performance profile over {len(tunings[0].seeds)} seeds"
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure

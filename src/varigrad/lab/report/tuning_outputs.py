@@ -35,7 +35,7 @@ def write(tunings: Sequence[Tuning], provenance: Mapping[str, str], directory: P
     found: dict[str, bytes] = {"report.html": tuning_page.page(tunings, provenance).encode("utf-8")}
     drawings = {"profile": tuning_curves.profile(tunings)}
     for tuning in tunings:
-        name = file_name(tuning.task.name)
+        name = file_name(tuning.task.label)
         drawings[f"{name}-target"] = tuning_curves.target_bars(tuning)
         drawings[f"{name}-trials"] = tuning_curves.trials(tuning)
         drawings[f"{name}-curves"] = curves.training(tuning.comparison())

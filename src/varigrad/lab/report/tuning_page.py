@@ -19,11 +19,11 @@ def page(tunings: Sequence[Tuning], provenance: Mapping[str, str]) -> str:
         tunings: What was found, one for each task.
         provenance: Where it comes from, such as `varigrad.lab.machine.provenance` gives it.
     """
-    names = [tuned.row.name for tuned in tunings[0].tuned]
+    names = [tuned.row.label for tuned in tunings[0].tuned]
     first = tunings[0]
     count = len(first.tuned[0].studies)
     studies = f"{count} studies of " if count > 1 else ""
-    tasks = ", ".join(tuning.task.name for tuning in tunings)
+    tasks = ", ".join(tuning.task.label for tuning in tunings)
     return rendered(
         "tuning.html",
         title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'}, tuned on {tasks}",
@@ -37,8 +37,8 @@ def page(tunings: Sequence[Tuning], provenance: Mapping[str, str]) -> str:
         budgets=[scoring.budgets(tuning) for tuning in tunings],
         colours={name: colour(name) for name in names},
         tried={
-            tuning.task.name: {
-                tuned.row.name: "; ".join(trial.point.text for trial in tuned.all_trials) for tuned in tuning.tuned
+            tuning.task.label: {
+                tuned.row.label: "; ".join(trial.point.text for trial in tuned.all_trials) for tuned in tuning.tuned
             }
             for tuning in tunings
         },
@@ -51,9 +51,9 @@ def reading(tunings: Sequence[Tuning]) -> list[str]:
     """What the scores say, and no more."""
     said = []
     for tuned in tunings[0].tuned:
-        name = tuned.row.name
-        ratio = scores.ratio(tunings, name, "steps")
-        if name == scores.BASELINE or ratio is None:
+        name = tuned.row.label
+        ratio = scores.ratio(tunings, tuned.row.name, "steps")
+        if tuned.row.name == scores.BASELINE or ratio is None:
             continue
         if ratio.low <= 1 <= ratio.high:
             verdict = f"no difference from tuned {scores.BASELINE} is shown"

@@ -38,7 +38,7 @@ def bars(tuning: Tuning, measure: str) -> list[Bar]:
     found = []
     for tuned in tuning.tuned:
         times = scores.times(tuned, tuning.target, measure)
-        name = tuned.row.name
+        name = tuned.row.label
         found.append(Bar(name, colour(name), float(np.median(times)), float(times.min()), float(times.max())))
     return found
 
@@ -49,18 +49,19 @@ def sensitivity(tuning: Tuning) -> list[Series]:
     for tuned in tuning.tuned:
         trials = sorted(tuned.all_trials, key=lambda trial: trial.point.lr)
         losses = [[trial.run.final.validation_loss] for trial in trials]
-        found.append(Series.of(tuned.row.name, [trial.point.lr for trial in trials], losses))
+        found.append(Series.of(tuned.row.label, [trial.point.lr for trial in trials], losses))
     return found
 
 
 def profiles(tunings: Sequence[Tuning], measure: str) -> list[Series]:
     """The performance profiles as steps, from τ = 1 to `HIGHEST_TAU`."""
     found = []
+    labels = {tuned.row.name: tuned.row.label for tuning in tunings for tuned in tuning.tuned}
     for name, (taus, shares) in scores.profile(tunings, measure).items():
         x, y = [1.0], [shares[0]]
         for tau, share in zip(taus[1:], shares[1:], strict=True):
             if tau <= HIGHEST_TAU:
                 x += [tau, tau]
                 y += [y[-1], share]
-        found.append(Series.of(name, [*x, HIGHEST_TAU], [[share] for share in [*y, y[-1]]]))
+        found.append(Series.of(labels[name], [*x, HIGHEST_TAU], [[share] for share in [*y, y[-1]]]))
     return found

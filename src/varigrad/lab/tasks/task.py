@@ -63,3 +63,8 @@ class Task:
         if self.channels_last and device.type == "cpu":
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    @property
+    def label(self) -> str:
+        """The name without the file that it was found in: what reports call it."""
+        return self.name.rpartition(":")[2]

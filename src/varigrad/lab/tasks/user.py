@@ -13,13 +13,15 @@ ENTRY_POINTS = "varigrad.tasks"
 
 
 def task_from_file(name: str) -> Task:
-    """The task in a Python file: `FILE.py` if it has one only, else `FILE.py:NAME`.
+    """The task in a Python file, at its top level or in a list there: `FILE.py` if it is alone, else `FILE.py:NAME`.
 
     Raises:
         LabError: There is no such file, it fails, or it has no such task.
     """
     path, wanted = own.split(name, "--task")
-    tasks = {task.name: task for task in vars(own.module(path, "a task")).values() if isinstance(task, Task)}
+    values = vars(own.module(path, "a task")).values()
+    several = (entry for value in values for entry in (value if isinstance(value, (list, tuple)) else (value,)))
+    tasks = {task.name: task for task in several if isinstance(task, Task)}
     if not tasks:
         raise LabError(f"{path} has no task; give one a name at its top level: task = varigrad.lab.tasks.Task(...)")
     if not wanted:

@@ -1,0 +1,89 @@
+"""The fair comparison: every optimizer tuned with the same number of trials on short tasks, then ten paired seeds.
+
+    python benchmarks/fair.py --store FOLDER --data-dir FOLDER              # all tasks, or goes on where it was ended
+    python benchmarks/fair.py --tasks gpt-short --workers 2 --store FOLDER --data-dir FOLDER
+
+It calls `varigrad tune` for one task after the other (`benchmarks/short_tasks.py`), and keeps of what that finds what
+`benchmarks/tables.py` makes its tables from: results/fair/TASK.json, 16 trials on the two shortest and 8 on the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "fair"
+OPTIMIZERS = (
+    *("adaptive-vsgd", "adamw", "vsgd", "nadamw", "muon", "schedule-free", "sgd", "benchmarks/controls.py"),
+    *("constant-vsgd", "msvag", "adabayes-fp", "svgd"),
+)
+TRIALS = {
+    "digits-short": 16,
+    "logreg-short": 16,
+    "mnist-short": 8,
+    "cifar10-short": 8,
+    "lstm-short": 8,
+    "gpt-short": 8,
+    "cifar100-short": 8,
+}
+CURVES = ("validation_loss", "test_loss", "test_accuracy")
+
+
+def short(value: float | None, digits: int = 5) -> float | None:
+    """A number of as many digits as a table could want."""
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def compact(task: dict[str, Any]) -> dict[str, Any]:
+    """What a tuning's JSON says of a task, without what no table shows."""
+    kept = {key: task[key] for key in ("task", "steps", "glance", "schedule", "seeds", "trial_seed", "target_accuracy")}
+    kept["optimizers"] = {}
+    for row in task["optimizers"]:
+        curves = [run["curves"] for run in row["runs"]]
+        kept["optimizers"][row["name"].rpartition(":")[2]] = {
+            "lr": row["winner"]["lr"],
+            "edges": row["edges"],
+            "trials": [[trial["lr"], short(trial["curves"]["validation_loss"][-1])] for trial in row["trials"]],
+            "steps": curves[0]["step"],
+            **{name: [[short(value) for value in curve[name]] for curve in curves] for name in CURVES},
+            "steps_to_target": row["steps_to_target"],
+            "share_of_steps_to_adamws_loss": [short(share) for share in row["share_of_steps_to_baseline_loss"]],
+            "state_bytes_per_parameter": short(row["runs"][0]["state_bytes_per_parameter"]),
+        }
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--store", type=Path, required=True, help="where the runs are kept, some 15 MB")
+    parser.add_argument("--workers", default="1", help="runs at once")
+    parser.add_argument("--data-dir", type=Path, help="the data; by default VARIGRAD_DATA")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in options.tasks:
+        with tempfile.TemporaryDirectory() as out:
+            command = [
+                *(sys.executable, "-m", "varigrad", "tune", "--task", f"benchmarks/short_tasks.py:{name}"),
+                *("--optimizers", ",".join(OPTIMIZERS), "--trials", str(TRIALS[name]), "--seeds", "10"),
+                *("--workers", options.workers, "--device", "cpu", "--store", str(options.store.resolve())),
+                *("--out", out),
+            ]
+            folder = ["--data-dir", str(options.data_dir.resolve())] if options.data_dir else []
+            subprocess.run(command + folder, cwd=ROOT, check=True)
+            found = json.loads((Path(out) / "tuning.json").read_text("utf-8"))
+        record = compact(found["tasks"][0])
+        record["provenance"] = {**found["provenance"], "command": f"python benchmarks/fair.py --tasks {name}"}
+        part = RESULTS / f"{name}.part"
+        part.write_text(json.dumps(record) + "\n", "utf-8")
+        part.replace(RESULTS / f"{name}.json")
+
+
+if __name__ == "__main__":
+    main()

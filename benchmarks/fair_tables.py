@@ -1,0 +1,132 @@
+"""The tables of the fair comparison, from results/fair: what `benchmarks/tables.py` puts into pages."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+FAIR = Path(__file__).parent.parent / "results" / "fair"
+BASELINE = "adamw"
+PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+TASKS = {
+    "digits-short": "Digits",
+    "logreg-short": "One line on MNIST",
+    "mnist-short": "MNIST",
+    "cifar10-short": "CIFAR-10",
+    "cifar100-short": "CIFAR-100",
+    "gpt-short": "GPT",
+    "lstm-short": "LSTM",
+}
+FIVE = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-short")
+"""The tasks of which the geometric mean is taken, chosen before any was run; the other two are over too soon."""
+
+NAMES = {
+    "adaptive-vsgd": "AdaptiveVSGD",
+    "adaptive-nesterov": "AdaptiveVSGD, nesterov",
+    "gain-by-hand": "AdaptiveVSGD, gain set by hand",
+    "vsgd": "VSGD",
+    "constant-vsgd": "ConstantVSGD",
+    "msvag": "MSVAG",
+    "adabayes-fp": "AdaBayesFP",
+    "svgd": "SVGD",
+    "adamw": "AdamW",
+    "momentum-by-hand": "AdamW, momentum set by hand",
+    "nadamw": "NAdamW",
+    "schedule-free": "schedule-free AdamW",
+    "sgd": "SGD with momentum",
+    "muon": "Muon",
+}
+
+AROUND_ADAPTIVE = (
+    *("adaptive-vsgd", "adaptive-nesterov", "gain-by-hand", "momentum-by-hand"),
+    *("adamw", "nadamw", "schedule-free", "muon", "vsgd", "sgd"),
+)
+
+
+def records():
+    """The tasks that have been run, by name, and what each optimizer has there."""
+    found = {name: FAIR / f"{name}.json" for name in TASKS}
+    return {name: json.loads(path.read_text("utf-8")) for name, path in found.items() if path.exists()}
+
+
+def table(cell, last=None, names=NAMES):
+    """A row for each optimizer, a column for each task, and one over all tasks if there is something to say."""
+    found = records()
+    rows = [("Optimizer", *(TASKS[name] for name in found), *([last[0]] if last else []))]
+    for key, name in ((name, NAMES[name]) for name in names):
+        cells = [cell(task, key) if key in task["optimizers"] else "" for task in found.values()]
+        five = [found[task] for task in FIVE if task in found]
+        rows.append((name, *cells, *([last[1](five, key)] if last else [])))
+    return rows
+
+
+def accuracy():
+    """Test accuracy at the end, in per cent."""
+
+    def cell(task, key):
+        row = task["optimizers"][key]
+        values = [100 * curve[-1] for curve in row["test_accuracy"]]
+        mark = "*" if row["edges"] else ""
+        return f"{statistics.fmean(values):.2f}{PLUS_MINUS}{statistics.stdev(values):.2f}{mark}"
+
+    return table(cell)
+
+
+def loss():
+    """AdamW's test loss at the end; of the others the difference to it, seed by seed."""
+
+    def cell(task, key):
+        base = [curve[-1] for curve in task["optimizers"][BASELINE]["test_loss"]]
+        own = [curve[-1] for curve in task["optimizers"][key]["test_loss"]]
+        if key == BASELINE:
+            return f"{statistics.fmean(base):.4f}"
+        if lost := sum(value is None for value in own):
+            return f"{lost} of {len(own)} diverged"
+        gaps = [one - other for one, other in zip(own, base, strict=True)]
+        half = float(stats.t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
+        return f"{statistics.fmean(gaps):+.4f}{PLUS_MINUS}{half:.4f}"
+
+    return table(cell)
+
+
+def shares(task, key):
+    """For each seed the share of AdamW's steps to AdamW's final validation loss; infinite if it is never reached."""
+    found = task["optimizers"][key]["share_of_steps_to_adamws_loss"]
+    return np.array([math.inf if share is None else share for share in found])
+
+
+def steps(names=NAMES):
+    """The medians of these shares, and their geometric mean over five tasks with the interval of a bootstrap."""
+
+    def cell(task, key):
+        middle = np.median(shares(task, key))
+        return "never" if np.isinf(middle) else f"{middle:.2f}"
+
+    def overall(tasks, key):
+        if not tasks or any(key not in task["optimizers"] for task in tasks):
+            return ""
+        generator = np.random.default_rng(0)
+        logs, drawn = [], []
+        for task in tasks:
+            found = shares(task, key)
+            logs.append(np.log(np.median(found)))
+            drawn.append(np.log(np.median(found[generator.integers(len(found), size=(10_000, len(found)))], axis=1)))
+        if np.isinf(logs).any():
+            return "never on one"
+        low, high = np.quantile(np.exp(np.mean(drawn, axis=0)), [0.025, 0.975], method="inverted_cdf")
+        return f"{np.exp(np.mean(logs)):.2f} ({low:.2f} to {'∞' if np.isinf(high) else f'{high:.2f}'})"
+
+    return table(cell, ("The last five, geometric mean", overall), names)
+
+
+def rates():
+    """The learning rate that was best; with an asterisk if it was the outermost that was tried."""
+
+    def cell(task, key):
+        row = task["optimizers"][key]
+        return f"{row['lr']:.2g}{'*' if row['edges'] else ''}"
+
+    return table(cell)
