@@ -86,7 +86,7 @@ class OneByOne(Dataset):
 
 def fed_by_the_lab(task: Task, data: Data, steps: int, compiled: bool) -> Callable[[], float]:
     """Processor seconds of the lab's steps, made of its own pieces, so that compiling is not counted."""
-    model, batches = task.model(), task.kind.batches(data, task.batch_size, 0, task.pad)
+    model, batches = task.network(torch.device("cpu")), task.kind.batches(data, task.batch_size, 0, task.pad)
     return _steps(torch.compile(model) if compiled else model, model, lambda step: batches[step], steps, task.kind.loss)
 
 

@@ -288,14 +288,14 @@ def test_runs_are_listed_filtered_and_removed(tmp_path: Path) -> None:
     assert result.stderr.startswith("a damaged run is set aside as ")
 
 
-def test_tune_finds_its_target_by_procedure() -> None:
+def test_tune_finds_its_target_by_procedure(tmp_path: Path) -> None:
     quick = ["--workers", "1", "--steps", "4", "--trials", "1", "--seeds", "1", "--optimizers", "vsgd"]
-    result = invoke("tune", *quick, "--target", "procedure")
+    result = invoke("tune", *quick, "--target", "procedure", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    told = " ".join(result.stdout.split())
-    assert "the target on digits is the median final test accuracy of 10 runs of" in told
-    (target,) = re.findall(r"accuracy % ([0-9.]+) % ", told)
-    assert 0 < float(target) < 100
+    (task,) = json.loads((tmp_path / "tuning.json").read_text())["tasks"]
+    assert task["target_origin"].startswith("the target on digits is the median final test accuracy of 10 runs of")
+    assert task["target_origin"] in " ".join(result.stdout.split())
+    assert 0 < task["target_accuracy"] < 1
 
 
 def test_tune_scores_and_writes(tmp_path: Path) -> None:

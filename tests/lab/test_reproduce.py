@@ -258,6 +258,29 @@ def test_settings_are_chosen_by_validation_and_an_edge_is_told() -> None:
     assert "2 seeds" in rows[0].detail
 
 
+def test_at_a_tenth_the_choice_is_made_by_shorter_runs() -> None:
+    """A tenth as long again, but a thousand steps at least; every seed of the winner has the full tenth."""
+    several = dataclasses.replace(trials(cell("a", "sgd", 0.1, 0.2))[0], steps=200_000)
+    steps = {
+        (scale, choosing): several.job(scale, 0, CPU, choosing).settings.steps
+        for scale in ("full", "tenth")
+        for choosing in (False, True)
+    }
+    assert steps == {("full", False): 200_000, ("full", True): 200_000, ("tenth", False): 20_000, ("tenth", True): 2000}
+    assert dataclasses.replace(several, steps=30_000).job("tenth", 0, CPU, choosing=True).settings.steps == 1000
+    assert dataclasses.replace(several, steps=6000).job("tenth", 0, CPU, choosing=True).settings.steps == 600
+    assert dataclasses.replace(several, chosen=False).job("tenth", 0, CPU, choosing=True).settings.steps == 20_000
+
+
+def test_the_winner_of_a_short_choice_is_run_with_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varigrad.lab.reproduce.trained.FEWEST_TO_CHOOSE", 10)
+    rows, _, runs, plans, done, _ = trained(Item("made", "", (cell("chosen", "sgd", 1e-7, 0.01, 0.05, number=90.0),)))
+    found = [(run["specification"]["lr"], run["step"][-1], run["specification"]["seed"]) for run in runs]
+    assert found == [(1e-7, 10, 0), (0.01, 10, 0), (0.05, 10, 0), (0.05, 30, 0), (0.05, 30, 1)]
+    assert plans[-1] == done == 5
+    assert "2 seeds; chosen lr 0.05" in rows[0].detail
+
+
 def test_an_optimizer_that_is_not_installed_is_not_run_and_said() -> None:
     item = Item("made", "", (cell("there", "sgd", 0.05), cell("gone", "nowhere", 0.05)), (Claim("c", "there", "gone"),))
     rows, _, runs, _, _, said = trained(item, "smoke")

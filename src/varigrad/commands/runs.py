@@ -29,8 +29,17 @@ def runs_command(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the runs that are listed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    pack: Annotated[
+        Path | None, typer.Option(help="Write those of them that are done into one file.", metavar="FILE.zip")
+    ] = None,
+    unpack: Annotated[
+        Path | None,
+        typer.Option(
+            help="Put the runs of such a file into the store, where they are not there yet.", metavar="FILE.zip"
+        ),
+    ] = None,
 ) -> None:
-    """List, filter and remove the runs of a store.
+    """List, filter and remove the runs of a store, and carry them from machine to machine.
 
     [bold]Examples[/bold]
 
@@ -42,9 +51,26 @@ def runs_command(
     Forget all runs of an optimizer:
 
         [cyan]varigrad runs --optimizer sgd --remove[/cyan]
+
+    Carry the finished runs of a task to another machine, and take them in there:
+
+        [cyan]varigrad runs --task digits --pack runs.zip[/cyan]
+        [cyan]varigrad runs --unpack runs.zip[/cyan]
     """
+    from varigrad.lab.files import require_writable_file
+    from varigrad.lab.store import pack as packing
     from varigrad.lab.store.folder import Store
 
+    filters = {"KEYS": keys, "--task": task, "--optimizer": optimizer, "--status": status}
+    others = {"--pack": pack, "--remove": remove}
+    given = [name for name, value in ({**filters, **others} if unpack else others).items() if value]
+    if unpack and given:
+        raise LabError(f"--unpack {unpack}: takes all runs of the file, it does not go with {', '.join(given)}")
+    if len(given) > 1:
+        raise LabError(f"{' and '.join(given)} do not go together: pack first, then remove")
+    if unpack:
+        _unpack(store, unpack)
+        return
     if status is not None and status not in _STATUSES:
         raise LabError(f"--status {status!r} does not exist (accepted: {', '.join(_STATUSES)})")
     if not (store / "store.json").exists():
@@ -77,9 +103,27 @@ def runs_command(
         Text(f"{count} in {store}" + (f"; {aside} damaged, set aside in {store / 'damaged'}" if aside else "")),
         soft_wrap=True,
     )
+    if pack:
+        require_writable_file(pack, "--pack")
+        done = packing.pack(entries, pack)
+        console.print(Text(f"Packed {done} that {'is' if done == 1 else 'are'} done into {pack}"), soft_wrap=True)
     if remove and entries:
         if not yes and not typer.confirm(f"Delete {count}?"):
             raise typer.Abort
         for entry in entries:
             kept.remove(entry)
         console.print(Text(f"Deleted {count}"))
+
+
+def _unpack(folder: Path, file: Path) -> None:
+    from varigrad.lab.store.folder import Store
+    from varigrad.lab.store.pack import unpack
+
+    def tell(line: str) -> None:
+        Console(stderr=True, highlight=False).print(Text(line), soft_wrap=True)
+
+    if not file.is_file():
+        raise LabError(f"--unpack {file}: no such file; give a file that --pack wrote")
+    found = unpack(Store(folder, tell=tell), file, tell)
+    counts = f"{len(found.added)} unpacked, {len(found.there)} there already, {len(found.left)} left out"
+    Console(highlight=False).print(Text(f"{counts}: {folder}"), soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from varigrad.lab.decoded import decoded
 from varigrad.lab.errors import LabError
 
 if TYPE_CHECKING:  # imported where it is used: `varigrad list` needs no data and starts the quicker for it
@@ -160,7 +161,8 @@ def decode(rows: pyarrow.Table, table: ImageTable, origin: str) -> tuple[torch.T
         raise LabError(
             f"{origin}: {label_column} runs from {labels.min()} to {labels.max()}, expected 0 to {table.classes - 1}"
         )
-    return torch.from_numpy(_decode_pngs(pngs, table, origin)), torch.from_numpy(labels)
+    pixels = decoded(pngs, (len(pngs), *table.shape), lambda: _decode_pngs(pngs, table, origin))
+    return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
 def _types(rows: pyarrow.Table, columns: Sequence[str]) -> str:

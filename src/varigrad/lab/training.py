@@ -143,7 +143,7 @@ def train(
     """
     device = settings.device
     with _seeded(seed):
-        model = task.model().to(device)
+        model = task.network(device)
         optimizer = row.build(model, lr, settings.weight_decay, task.batch_size, settings.steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(task, row, settings))
         data = data.whole() if settings.everything else data

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter, UninitializedParameter
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from varigrad.engine.storage import is_sharded
 
 __all__ = ["GradientVariance"]
 
@@ -55,7 +56,7 @@ class GradientVariance:
                     f"gradient_variance cannot serve {name}, which has no shape yet: run the model once on some input "
                     "before"
                 )
-            if isinstance(param, DTensor):
+            if is_sharded(param):
                 raise TypeError(
                     f"gradient_variance cannot serve {name}, a {type(param).__name__} of which this process has only "
                     "a part: use an unsharded model, or DistributedDataParallel with method='ranks'"

@@ -21,6 +21,7 @@ from varigrad.lab.tasks import find_task
 from varigrad.lab.training import Evaluation, Run, Settings
 
 SMOKE_STEPS = 3
+FEWEST_TO_CHOOSE = 1000
 # What is measured, and whether more of it is better.
 METRICS: dict[str, tuple[Callable[[Evaluation], float], bool]] = {
     TEST_ERROR: (lambda evaluation: 100 * (1 - evaluation.test_accuracy), False),
@@ -50,14 +51,23 @@ class Trial:
     steps: int
     chosen: bool
 
-    def job(self, scale: str, seed: int, device: torch.device) -> Job:
+    def job(self, scale: str, seed: int, device: torch.device, choosing: bool = False) -> Job:
         """The run with a seed.
+
+        Args:
+            scale: A key of `SCALES`.
+            seed: The seed.
+            device: What it is made on.
+            choosing: Whether it only serves to choose among settings. At a tenth such a run is a tenth as long again,
+                but not shorter than a thousand steps: else the choice would take most of the time.
 
         Raises:
             LabError: The task or the optimizer cannot be had.
         """
         task, row = find_task(self.task), find_optimizer(self.optimizer)
         steps = SMOKE_STEPS if scale == "smoke" else self.steps if scale == "full" else math.ceil(self.steps / 10)
+        if choosing and self.chosen and scale == "tenth":
+            steps = min(steps, max(FEWEST_TO_CHOOSE, math.ceil(steps / 10)))
         if self.schedule == "paper":
             assert task.protocol is not None
             row = task.protocol.row(row)
@@ -93,8 +103,9 @@ def train_item(
 ) -> tuple[list[Row], list[Curve], list[dict[str, object]]]:
     """Makes the runs of an item and judges its cells and claims.
 
-    Where a cell has several settings, each is run with the first seed, and the one with the lowest loss on the
-    validation part with all of them. What cannot be run for want of an optimizer's package is not run, and said.
+    Where a cell has several settings, each is run with the first seed (at a tenth, shorter), and the one with the
+    lowest loss on the validation part with all of them. What cannot be run for want of an optimizer's package is not
+    run, and said.
 
     Args:
         item: The item.
@@ -150,10 +161,10 @@ class _Plan:
         self._runs: dict[str, Run] = {}
         self._asked: dict[str, Job] = {}
 
-    def _jobs(self, trial: Trial, seeds: Iterable[int]) -> list[Job]:
+    def _jobs(self, trial: Trial, seeds: Iterable[int], choosing: bool = False) -> list[Job]:
         jobs = []
         for seed in seeds:
-            job = trial.job(self._scale, seed, self._device)
+            job = trial.job(self._scale, seed, self._device, choosing)
             if job.specification.key not in self._asked:
                 self._asked[job.specification.key] = job
                 jobs.append(job)
@@ -167,7 +178,7 @@ class _Plan:
             job
             for group in self._groups
             for trial in group
-            for job in self._jobs(trial, self._seeds[:1] if len(group) > 1 else self._seeds)
+            for job in self._jobs(trial, self._seeds[:1] if len(group) > 1 else self._seeds, len(group) > 1)
         ]
 
     def follow(self, job: Job, run: Run) -> list[Job]:
@@ -181,12 +192,12 @@ class _Plan:
                 more += self._jobs(best, self._seeds)
         return more
 
-    def _run(self, trial: Trial, seed: int) -> Run | None:
-        return self._runs.get(trial.job(self._scale, seed, self._device).specification.key)
+    def _run(self, trial: Trial, seed: int, choosing: bool = False) -> Run | None:
+        return self._runs.get(trial.job(self._scale, seed, self._device, choosing).specification.key)
 
     def best(self, group: Sequence[Trial]) -> Trial | None:
         """The setting with the lowest final loss on the validation part; None while some are to be run."""
-        firsts = [self._run(trial, self._seeds[0]) for trial in group]
+        firsts = [self._run(trial, self._seeds[0], len(group) > 1) for trial in group]
         if any(run is None for run in firsts):
             return None
         losses = [run.final.validation_loss for run in firsts if run is not None]

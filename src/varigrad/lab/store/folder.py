@@ -24,8 +24,8 @@ from varigrad.lab.training import Run
 VERSION = 1  # of the layout below; a store of a later version is refused
 CHECKPOINT_SECONDS = 20.0
 _MARK, _RUNS, _DAMAGED = "store.json", "runs", "damaged"
-_SPECIFICATION, _ENVIRONMENT, _LEASE = "specification.json", "environment.json", "lease.json"
-_RESULT, _ERROR = "result.json", "error.txt"
+_SPECIFICATION, ENVIRONMENT, _LEASE = "specification.json", "environment.json", "lease.json"
+RESULT, _ERROR = "result.json", "error.txt"
 
 
 class LeasedError(Exception):
@@ -100,7 +100,7 @@ class Store:
 
     def result(self, specification: Specification) -> Run | None:
         """The finished run; None if it is not done. One that is damaged is set aside: it is not done."""
-        path = self.directory(specification.key) / _RESULT
+        path = self.directory(specification.key) / RESULT
         with contextlib.suppress(FileNotFoundError):
             try:
                 return self._read_result(path, specification)
@@ -110,7 +110,7 @@ class Store:
                     try:
                         return self._read_result(path, specification)
                     except DamagedError as error:
-                        self._set_aside(path.parent, f"{_RESULT} {error}")
+                        self._set_aside(path.parent, f"{RESULT} {error}")
         return None
 
     @staticmethod
@@ -146,7 +146,7 @@ class Store:
             for left in directory.glob(".*.tmp"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
             write_text(directory / _SPECIFICATION, json.dumps(specification.values(), indent=1) + "\n")
-            write_text(directory / _ENVIRONMENT, json.dumps(dict(environment), indent=1) + "\n")
+            write_text(directory / ENVIRONMENT, json.dumps(dict(environment), indent=1) + "\n")
         guard = functools.partial(self._ours, path, holder)
         checkpoints = KeptCheckpoints(directory, self.checkpoint_seconds, guard, self._set_file_aside)
         try:
@@ -172,7 +172,7 @@ class Store:
         """
         directory = self.directory(lease.specification.key)
         with self._ours(directory / _LEASE, lease.holder):
-            write_text(directory / _RESULT, to_json(lease.specification, run))
+            write_text(directory / RESULT, to_json(lease.specification, run))
             KeptCheckpoints.remove(directory)
             (directory / _ERROR).unlink(missing_ok=True)
 
@@ -189,6 +189,30 @@ class Store:
             write_text(directory / _SPECIFICATION, json.dumps(specification.values(), indent=1) + "\n")
             write_text(directory / _ERROR, told)
         return directory / _ERROR
+
+    def adopt(self, specification: Specification, result: str, environment: str) -> None:
+        """Keep a run that was made elsewhere: from now on it is done here.
+
+        Args:
+            specification: The run.
+            result: What its `result.json` holds there.
+            environment: What its `environment.json` holds there.
+
+        Raises:
+            LeasedError: A process works on it here.
+        """
+        directory = self.directory(specification.key)
+        with self._lock:
+            holder = Holder.read(directory / _LEASE)
+            if holder is not None and holder.is_alive(directory / _LEASE):
+                raise LeasedError(f"{specification.title} is being run by process {holder.pid} on {holder.host}")
+            directory.mkdir(exist_ok=True)
+            write_text(directory / _SPECIFICATION, json.dumps(specification.values(), indent=1) + "\n")
+            write_text(directory / ENVIRONMENT, environment)
+            write_text(directory / RESULT, result)  # last: what is half adopted shall not count
+            KeptCheckpoints.remove(directory)
+            for left in (_LEASE, _ERROR):
+                (directory / left).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
         """All runs, in the order of their tasks, optimizers, rates and seeds; those damaged are set aside first."""
@@ -231,7 +255,7 @@ class Store:
             holder = Holder.read(lease)
             if holder is not None and holder.is_alive(lease):
                 raise LabError(f"run {entry.specification.key} is being run by process {holder.pid} on {holder.host}")
-            (entry.directory / _RESULT).unlink(missing_ok=True)  # first: what is half deleted shall not count
+            (entry.directory / RESULT).unlink(missing_ok=True)  # first: what is half deleted shall not count
             shutil.rmtree(entry.directory)
 
     def damaged(self) -> list[Path]:

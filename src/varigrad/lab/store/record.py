@@ -43,10 +43,13 @@ def from_json(text: str) -> tuple[Specification, Run]:
         raise DamagedError("is not a whole result") from error
     if digest != _digest(content):
         raise DamagedError("has been changed since it was written")
-    values = _numbers({**content["run"], **content["times"]})
-    values["evaluations"] = tuple(Evaluation(**evaluation) for evaluation in values["evaluations"])
-    values["seconds"] = tuple(values["seconds"])
-    return Specification.read(content["specification"]), Run(**values)
+    try:
+        values = _numbers({**content["run"], **content["times"]})
+        values["evaluations"] = tuple(Evaluation(**evaluation) for evaluation in values["evaluations"])
+        values["seconds"] = tuple(values["seconds"])
+        return Specification.read(content["specification"]), Run(**values)
+    except (KeyError, TypeError) as error:  # whole, but with other fields
+        raise DamagedError(f"was written by another version of varigrad ({error}); upgrade varigrad") from error
 
 
 def _digest(content: Any) -> str:

@@ -37,6 +37,7 @@ class Specification:
         protocol: The lab's way of training, as a number.
         optimizer_class: The class of an optimizer that is not the lab's own; None of one that is.
         glance: The task's; None if all evaluations see all samples.
+        channels_last: True where the task has its channels last and the device is a CPU; else None.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Specification:
     protocol: int = PROTOCOL
     optimizer_class: str | None = None
     glance: int | None = None
+    channels_last: bool | None = None
 
     @classmethod
     def of(cls, task: Task, row: OptimizerRow, lr: float, seed: int, settings: Settings) -> Specification:
@@ -78,6 +80,7 @@ class Specification:
             device=settings.device.type,
             optimizer_class=None if row.name in KNOWN else row.class_name,
             glance=task.glance,
+            channels_last=True if task.channels_last and settings.device.type == "cpu" else None,
         )
 
     @classmethod

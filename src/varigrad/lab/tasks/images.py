@@ -39,6 +39,7 @@ _SVGD = (
         evaluations=35,
         kind=Classification(standardise=True),
         protocol=Protocol("Li and Shu 2019, Table 2", **svgd.VGG),
+        channels_last=True,
     ),
     Task(
         "cifar10-resnet20",
@@ -68,6 +69,7 @@ _P1 = Task(
     seeds=3,
     target=0.9,
     evaluations=20,
+    channels_last=True,
 )
 _DISSECTING = (
     _P1,
@@ -87,6 +89,7 @@ _DISSECTING = (
         evaluations=40,
         kind=_DISTORTED,
         l2=0.002,
+        channels_last=True,
     ),
     Task(
         "cifar100-wrn40-4",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from varigrad.lab.data import DataSource
@@ -34,6 +35,8 @@ class Task:
         glance: How many samples of the validation and of the test part the evaluations before the last one look at,
             the same ones every time; None for all, which the last one sees always. Where a network is quick to train
             and slow to judge, this saves the larger part of the time.
+        channels_last: Whether on a CPU the weights of convolutions, and what passes through them, have their channels
+            last in memory. Many networks are faster by a fifth to a half that way; the last bits differ.
         l2: Coefficient of half the squared weights (not biases and the like) that is added to the loss.
     """
 
@@ -52,6 +55,14 @@ class Task:
     kind: Kind = field(default_factory=Classification)
     l2: float = 0.0
     glance: int | None = None
+    channels_last: bool = False
+
+    def network(self, device: torch.device) -> nn.Module:
+        """A freshly initialised network on a device, as it is trained there."""
+        model = self.model().to(device)
+        if self.channels_last and device.type == "cpu":
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     @property
     def label(self) -> str:

@@ -91,8 +91,9 @@ def axes(row: OptimizerRow, names: Sequence[str]) -> tuple[Axis, ...]:
 def halton(space: Sequence[Axis], trials: int, study: int, weight_decay: float = 0.0) -> tuple[Point, ...]:
     """The first points of a scrambled Halton sequence, which fills the space evenly from the first point on.
 
-    It is the sequence that Optuna's QMCSampler draws from, taken where Optuna takes it (SciPy); asked directly, the
-    first point is one of the sequence, too, and not one at random.
+    It is SciPy's, which Optuna's QMCSampler draws from as well. That one has the first trial of a study drawn by
+    another sampler, at random, and keeps in the study's storage which point comes next; here the points follow from
+    these arguments alone, the first one too: a command that is given again, on any machine, asks for the same runs.
 
     Args:
         space: The axes.
