@@ -211,3 +211,15 @@ def test_the_start_is_forgotten():
     ends = torch.stack([learned_gains(start, 1000) for start in (0.02, 0.1, 0.5)])
     assert (ends.amax(0) / ends.amin(0) <= 1.1).all()
     assert ends.std(dim=1).min() > 0.01  # not because they have all run into a bound
+
+
+@pytest.mark.parametrize("way", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_tensor_without_elements_has_nothing_to_learn_from(way):
+    """As a rank sees it that holds no part of a parameter."""
+    weight = torch.zeros(0, 3, requires_grad=True)
+    optimizer = varigrad.AdaptiveVSGD([weight], **way)
+    for _ in range(3):
+        weight.grad = torch.zeros(0, 3)
+        optimizer.step()
+    assert optimizer.state[weight]["gain"] == 0.5
+    assert optimizer.state[weight]["pairs"] == 0

@@ -121,7 +121,8 @@ def _call(
     # ctypes lets go of the interpreter's lock during the call.
     done = [work(shares[0])] if len(shares) == 1 else list(threads().map(work, shares))
     totals = torch.zeros(statistics, len(params), dtype=torch.float64)
-    for spans, sums in zip(shares, done, strict=True) if statistics else ():
+    # A rank may hold no element of any tensor: there is nothing to add up then.
+    for spans, sums in ((spans, sums) for spans, sums in zip(shares, done, strict=True) if sums):
         tensor_of = torch.frombuffer(spans, dtype=torch.int64)[::3]
         totals.index_add_(1, tensor_of, torch.frombuffer(sums, dtype=torch.float64).view(-1, statistics).T)
     return dict(zip(rule.statistics, totals, strict=True))
