@@ -99,7 +99,7 @@ def shares(task, key):
 
 
 def steps(names=NAMES):
-    """The medians of these shares, and their geometric mean over five tasks with the interval of a bootstrap."""
+    """The medians of these shares, and their geometric mean over the five tasks, or those of them there are, with the interval of a bootstrap."""
 
     def cell(task, key):
         middle = np.median(shares(task, key))
@@ -119,7 +119,7 @@ def steps(names=NAMES):
         low, high = np.quantile(np.exp(np.mean(drawn, axis=0)), [0.025, 0.975], method="inverted_cdf")
         return f"{np.exp(np.mean(logs)):.2f} ({low:.2f} to {'∞' if np.isinf(high) else f'{high:.2f}'})"
 
-    return table(cell, ("The last five, geometric mean", overall), names)
+    return table(cell, (f"The last {sum(task in records() for task in FIVE)}, geometric mean", overall), names)
 
 
 def rates():
