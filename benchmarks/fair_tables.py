@@ -99,7 +99,7 @@ def shares(task, key):
 
 
 def steps(names=NAMES):
-    """The medians of these shares, and their geometric mean over the five tasks, or those of them there are, with the interval of a bootstrap."""
+    """The medians of these shares, and their geometric mean with the interval of a bootstrap over the seeds."""
 
     def cell(task, key):
         middle = np.median(shares(task, key))
