@@ -16,8 +16,6 @@ from pathlib import Path
 import fair_tables
 from scipy import stats
 
-from varigrad.lab.optimizers import find_optimizer
-
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
@@ -38,6 +36,7 @@ NAMES |= {
     "adam-star": "AdamStar",
 }
 NAMES |= {"msgd": "MSGD", "ssd": "SSD", "mssd": "MSSD", "svgd": "SVGD"}
+OTHERS = {"nadamw": "NAdamW", "muon": "Muon", "schedule-free": "schedule-free AdamW", "rmsprop": "RMSprop"}
 
 
 def learning_rate(task):
@@ -249,7 +248,7 @@ def renewed(text):
 
 
 def title(name):
-    return find_optimizer(name).optimizer.__name__
+    return {**NAMES, **OTHERS}[name]
 
 
 def read(study, task):
