@@ -20,20 +20,22 @@ TASKS = {
     "gpt-short": "GPT",
     "lstm-short": "LSTM",
 }
+TEXTS = ("gpt-short", "lstm-short")
+IMAGES = tuple(task for task in TASKS if task not in TEXTS)
 FIVE = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-short")
 """The tasks of which the geometric mean is taken, chosen before any was run; the other two are over too soon."""
 
 NAMES = {
     "adaptive-vsgd": "AdaptiveVSGD",
     "adaptive-nesterov": "AdaptiveVSGD, nesterov",
-    "gain-by-hand": "AdaptiveVSGD, gain set by hand",
+    "gain-by-hand": "AdaptiveVSGD, gain by hand",
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
     "msvag": "MSVAG",
     "adabayes-fp": "AdaBayesFP",
     "svgd": "SVGD",
     "adamw": "AdamW",
-    "momentum-by-hand": "AdamW, momentum set by hand",
+    "momentum-by-hand": "AdamW, momentum by hand",
     "nadamw": "NAdamW",
     "schedule-free": "schedule-free AdamW",
     "sgd": "SGD with momentum",
@@ -52,9 +54,9 @@ def records():
     return {name: json.loads(path.read_text("utf-8")) for name, path in found.items() if path.exists()}
 
 
-def table(cell, last=None, names=NAMES):
+def table(cell, last=None, names=NAMES, tasks=TASKS):
     """A row for each optimizer, a column for each task, and one over all tasks if there is something to say."""
-    found = records()
+    found = {task: record for task, record in records().items() if task in tasks}
     rows = [("Optimizer", *(TASKS[name] for name in found), *([last[0]] if last else []))]
     for key, name in ((name, NAMES[name]) for name in names):
         cells = [cell(task, key) if key in task["optimizers"] else "" for task in found.values()]
@@ -75,7 +77,7 @@ def accuracy():
     return table(cell)
 
 
-def loss():
+def loss(tasks):
     """AdamW's test loss at the end; of the others the difference to it, seed by seed."""
 
     def cell(task, key):
@@ -89,7 +91,7 @@ def loss():
         half = float(stats.t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
         return f"{statistics.fmean(gaps):+.4f}{PLUS_MINUS}{half:.4f}"
 
-    return table(cell)
+    return table(cell, tasks=tasks)
 
 
 def shares(task, key):
