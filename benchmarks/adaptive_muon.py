@@ -43,8 +43,6 @@ class AdaptiveMuon(torch.optim.Optimizer):
         target: The mean product of successive signs that is aimed at: above 0 for a longer memory.
     """
 
-    start = 0.5
-
     def __init__(
         self,
         model: nn.Module,

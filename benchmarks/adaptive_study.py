@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from controls import by_hand
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -178,12 +179,6 @@ def data_of(task: str, folder: Path) -> Images | Letters:
 
 
 # ---------------------------------------------------------------- contestants
-
-
-def by_hand(fraction: float) -> float:
-    """The schedule 0.4, 0.15, 0.05 of a gain over a run, straight lines on a logarithmic scale."""
-    low, high, share = (0.4, 0.15, 2 * fraction) if fraction < 0.5 else (0.15, 0.05, 2 * fraction - 1)
-    return float(low * (high / low) ** min(share, 1.0))
 
 
 class ByHand(varigrad.AdaptiveVSGD):

@@ -76,7 +76,8 @@ def main() -> None:
                 *("--out", out),
             ]
             folder = ["--data-dir", str(options.data_dir.resolve())] if options.data_dir else []
-            subprocess.run(command + folder, cwd=ROOT, check=True)
+            if status := subprocess.run(command + folder, cwd=ROOT, check=False).returncode:
+                sys.exit(status)  # it has said why
             found = json.loads((Path(out) / "tuning.json").read_text("utf-8"))
         record = compact(found["tasks"][0])
         record["provenance"] = {**found["provenance"], "command": f"python benchmarks/fair.py --tasks {name}"}

@@ -23,7 +23,7 @@ TASKS = {
 TEXTS = ("gpt-short", "lstm-short")
 IMAGES = tuple(task for task in TASKS if task not in TEXTS)
 FIVE = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-short")
-"""The tasks of which the geometric mean is taken, chosen before any was run; the other two are over too soon."""
+"""The tasks of the geometric mean: those that AdaptiveVSGD's aim was set for, without the two smallest."""
 
 NAMES = {
     "adaptive-vsgd": "AdaptiveVSGD",

@@ -14,6 +14,7 @@ import varigrad
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "learning-rate"
+sys.path.append(str(ROOT / "benchmarks"))  # where its programs find those beside them
 TABLE_1 = ROOT / "results" / "svgd-table1"
 
 
@@ -122,8 +123,6 @@ def test_the_page_counts_the_verdicts_of_each_reproduction(path):
 
 def tables():
     """The program that makes the tables of README.md and docs/results.md."""
-    if str(ROOT / "benchmarks") not in sys.path:  # where it finds those beside it
-        sys.path.append(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

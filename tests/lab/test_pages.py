@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from varigrad.lab.errors import LabError
 from varigrad.lab.machine import _commit, provenance
 from varigrad.lab.optimizers import OPTIMIZERS
-from varigrad.lab.report import outputs, tuning_outputs
+from varigrad.lab.report import outputs, scoring, tuning_outputs
 from varigrad.lab.report.paper import VERDICTS, PaperRow, paper_page, paper_table, write_paper
 from varigrad.lab.report.series import colour
 from varigrad.lab.report.tables import Table
@@ -191,3 +192,12 @@ def test_provenance_names_the_commit() -> None:
     git = ["git", "rev-parse", "HEAD"]
     inside = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     assert told.get("commit", "")[:12] == inside.stdout[:12]
+
+
+@pytest.mark.parametrize(("width", "seconds"), [(80, False), (140, True)])
+def test_a_narrow_terminal_is_spared_the_seconds(width: int, seconds: bool) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(scoring.table([tuned()], width))
+    told = console.export_text()
+    assert ("seconds to" in told) is seconds
+    assert "adamw" in told
