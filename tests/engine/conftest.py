@@ -13,7 +13,7 @@ import torch
 
 from varigrad.engine import fused
 
-from .toy_rules import RANDOM_RULES, RULES, learned
+from .toy_rules import RANDOM_RULES, RULES, learned, summing
 
 SETUP = Path(__file__).parents[2] / "setup.py"
 
@@ -41,7 +41,7 @@ def compile_rules(rules, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def toy_library(tmp_path_factory) -> Path:
     # The variant of a rule that takes an optional argument is compiled with the rule itself.
-    rules = [rule for rule in (*RULES, learned, *RANDOM_RULES) if not rule.taken]
+    rules = [rule for rule in (*RULES, learned, summing, *RANDOM_RULES) if not rule.taken]
     return compile_rules(rules, tmp_path_factory.mktemp("toy_library"))
 
 

@@ -1,7 +1,10 @@
 """The fused way against the loop, on every layout, size and split of the work."""
 
+import itertools
 import os
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from varigrad.engine import fused, loop
 from varigrad.engine.compiled import side_by_side
 from varigrad.engine.rule import maximum, minimum, rule, sign, where
 from varigrad.engine.storage import Rounding, load, store
+from varigrad.engine.threads import _pool, together
 
 from . import toy_rules
 from .conftest import compile_rules
@@ -45,6 +49,7 @@ def test_state_in_bfloat16_is_the_loops_rounded_by_the_same_numbers(the_rule, th
     """Over many blocks, from any first element on, shared between threads, with what is not finite among them."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(fused, "SHARE", 100)
+    monkeypatch.setattr(fused, "SPAN", 1088)
     shapes, places = ((3, 1001), (3, 5), (), (0,), (513,)), [0, 11, 2**33 + 5, 0, 256]
     tensors = draw(the_rule, shapes, torch.float32)
     for name in the_rule.state:
@@ -263,27 +268,41 @@ def test_a_negated_view_is_read_as_what_it_stands_for():
 # ---------------------------------------------------------------- threads
 
 
-def spans_of(share):
-    """A share's spans, three numbers each, as rows."""
-    return np.array(share, dtype=int).reshape(-1, 3).tolist()
-
-
-@given(sizes=st.lists(st.integers(0, 700), max_size=8), count=st.integers(1, 5))
-def test_the_shares_cover_every_element_once(sizes, count):
-    shares = [spans_of(share) for share in fused._shares(tuple(sizes), count, 100)]
+@given(sizes=st.lists(st.integers(0, 700), max_size=8))
+def test_the_portions_cover_every_element_once(sizes):
+    spans, ends = fused._spans(tuple(sizes), 128)
+    spans = np.array(spans, dtype=int).reshape(-1, 3)
     covered = [np.zeros(size, dtype=int) for size in sizes]
-    for index, start, stop in (span for share in shares for span in share):
+    portions = [spans[first:last].tolist() for first, last in itertools.pairwise(ends)]
+    for index, start, stop in (span for portion in portions for span in portion):
         assert 0 <= start < stop <= sizes[index]
+        assert start % 64 == 0  # whole cache lines
         covered[index][start:stop] += 1
     assert all((tensor == 1).all() for tensor in covered)
-    assert len(shares) <= max(1, min(count, sum(sizes) // 100))
+    held = [sum(stop - start for _, start, stop in portion) for portion in portions]
+    assert all(0 < elements <= 128 for elements in held)
+    assert all(one + other > 128 for one, other in itertools.pairwise(held)), "small tensors are not put together"
 
 
-@pytest.mark.parametrize("total", [2 * fused.SHARE - 1, 2 * fused.SHARE, 3 * fused.SHARE + 7])
-def test_the_work_is_split_evenly(total):
-    shares = [sum(stop - start for _, start, stop in spans_of(s)) for s in fused._shares((total,), 2, fused.SHARE)]
-    assert len(shares) == (2 if total >= 2 * fused.SHARE else 1)
-    assert max(shares) - min(shares) <= 128
+def test_a_thread_that_finds_nothing_to_do_is_not_waited_for():
+    """The others are busy elsewhere: this one does everything."""
+    busy, done = threading.Event(), []
+    pool = _pool()
+    blocked = [pool.submit(busy.wait) for _ in range(pool._max_workers)]
+    together(lambda: done.append(threading.get_ident()), 2)
+    busy.set()
+    assert done == [threading.get_ident()]
+    assert all(future.result() for future in blocked)
+
+
+def test_what_fails_in_another_thread_is_told():
+    def work():
+        if threading.current_thread() is not threading.main_thread():
+            raise ArithmeticError("elsewhere")
+        time.sleep(0.2)
+
+    with pytest.raises(ArithmeticError, match="elsewhere"):
+        together(work, 2)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -295,8 +314,19 @@ def test_any_number_of_threads_computes_the_same(count, size, threads):
     assert not differences(ours, theirs)  # the statistics are counts: exact in any order
 
 
+def test_sums_do_not_depend_on_the_threads(threads):
+    tensors = draw(toy_rules.summing, shapes=((5 * fused.SPAN + 7,), (3,), (fused.SPAN, 2)), dtype=torch.float32)
+    sums = []
+    for count in (1, 2, 3):
+        threads(count)
+        sums.append(run("fused", toy_rules.summing, copy(tensors))["length"])
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
 def test_statistics_belong_to_their_tensor_across_spans(threads, monkeypatch):
     monkeypatch.setattr(fused, "SHARE", 128)
+    monkeypatch.setattr(fused, "SPAN", 128)
     threads(4)
     tensors = draw(toy_rules.counting, shapes=((1000,), (1,), (), (0,), (777,), (64,)))
     sums = run("fused", toy_rules.counting, tensors)
@@ -307,6 +337,7 @@ def test_statistics_belong_to_their_tensor_across_spans(threads, monkeypatch):
 
 def test_numbers_per_tensor_reach_their_tensor_across_spans(threads, monkeypatch):
     monkeypatch.setattr(fused, "SHARE", 128)
+    monkeypatch.setattr(fused, "SPAN", 128)
     threads(3)
     tensors = draw(toy_rules.momentum, shapes=((500,), (3,), (900,), ()))
     rates = [torch.tensor(0.1 * index, dtype=torch.float64) for index in range(4)]

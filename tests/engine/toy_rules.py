@@ -98,6 +98,12 @@ def counting(param, grad, previous, *, lr, beta):
     return param - lr * grad, grad, sign(grad) * sign(previous), where(grad > beta, 1.0, 0.0 * grad)
 
 
+@rule(state=("mean",), statistics=("length",))
+def summing(param, grad, mean, *, lr, beta):
+    mean = beta * mean + (1.0 - beta) * grad
+    return param - lr * mean, mean, mean * mean
+
+
 @rule(state=("mean",), optional=("weight",))
 def weighted(param, grad, mean, *, lr, beta, weight=None):
     if weight is not None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .c import batch_fingerprint, symbol
 from .library import address, kernels
-from .threads import threads
+from .threads import together
 
 __all__ = ["add_products", "deviate", "normalise", "normalises", "overhang", "spread"]
 
@@ -190,5 +191,6 @@ def _divided(work: Callable[[int, int], None], count: int, most: int) -> None:
     if shares == 1:
         work(0, count)
         return
-    ends: Sequence[int] = [count * share // shares for share in range(shares + 1)]
-    list(threads().map(work, ends[:-1], ends[1:]))
+    ends = [count * share // shares for share in range(shares + 1)]
+    parts = iter(list(itertools.pairwise(ends)))
+    together(lambda: list(itertools.starmap(work, parts)), shares)

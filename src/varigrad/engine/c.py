@@ -68,8 +68,9 @@ static void {symbol}_{kind}(int64_t start, int64_t stop, {parameters}, const dou
 """
 
 _FUNCTION = """
-/* {name}: each span is a tensor's number, its first element and its end; pointers[array][tensor] with the arrays
-   {arrays}; numbers[{count}], for each tensor if stride is {count}, for all if it is 0, are
+/* {name}: each span is a tensor's number, its first element and its end, and has its own sums; a thread takes the
+   `next` portion of them, which the `ends` divide; pointers[array][tensor] with the arrays {arrays};
+   numbers[{count}], for each tensor if stride is {count}, for all if it is 0, are
    {scalars}. */
 {loop}
 static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
@@ -77,10 +78,14 @@ static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64
     {symbol}_span(start, stop, {casts}, numbers, sums);
 }}
 
-void {symbol}(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
-        int64_t stride, double *sums) {{
-    for (int64_t k = 0; k < spans; k++, span += 3, sums += {statistics})
-        {symbol}_run(span[1], span[2], pointers + span[0], tensors, numbers + span[0] * stride, sums);
+void {symbol}(counter *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
+        void *const *pointers, const double *numbers, int64_t stride, double *sums) {{
+    for (int64_t portion; (portion = take(next)) < portions;)
+        for (int64_t k = ends[portion]; k < ends[portion + 1]; k++) {{
+            const int64_t *span = all + 3 * k;
+            {symbol}_run(span[1], span[2], pointers + span[0], tensors, numbers + span[0] * stride,
+                    sums + k * {statistics});
+        }}
 }}
 """
 
@@ -93,11 +98,13 @@ static void {symbol}_halve(int64_t start, int64_t stop, void *const *arrays, int
     {symbol}_halved(start, stop, {casts}, numbers, sums, first, seed);
 }}
 
-void {symbol}_mixed(int64_t spans, const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers,
-        int64_t stride, double *sums, const int64_t *types, const int64_t *lanes, int64_t compensated, int64_t step,
-        const int64_t *firsts) {{
-    run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, spans, span, tensors, pointers, numbers, stride, sums,
-            {statistics}, types, lanes, compensated, step, firsts);
+void {symbol}_mixed(counter *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
+        void *const *pointers, const double *numbers, int64_t stride, double *sums, const int64_t *types,
+        const int64_t *lanes, int64_t compensated, int64_t step, const int64_t *firsts) {{
+    for (int64_t portion; (portion = take(next)) < portions;)
+        run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, ends[portion + 1] - ends[portion],
+                all + 3 * ends[portion], tensors, pointers, numbers, stride, sums + {statistics} * ends[portion],
+                {statistics}, types, lanes, compensated, step, firsts);
 }}
 """
 

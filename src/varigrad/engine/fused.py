@@ -17,7 +17,7 @@ from .compiled import STORED, readable, side_by_side, takes, written
 from .library import address, kernels
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, width
-from .threads import threads
+from .threads import together
 
 __all__ = ["run", "takes", "unavailable"]
 
@@ -25,6 +25,9 @@ CTYPES = {torch.float32: "float", torch.float64: "double"}
 
 SHARE = 2**16
 """The fewest elements that a second thread is woken for."""
+
+SPAN = 2**16
+"""The most elements that a thread takes at a time; whole cache lines, so that no two threads write to the same one."""
 
 
 @functools.cache
@@ -102,57 +105,47 @@ def _call(
     numbers = array("d", itertools.chain.from_iterable(zip(*rows, strict=True)) if each else given)
     statistics = len(rule.statistics)
 
-    def work(spans: array[int]) -> array[float]:
-        count = len(spans) // 3
-        sums = array("d", bytes(8 * count * statistics))
-        function(
-            ctypes.c_int64(count),
-            address(spans),
-            ctypes.c_int64(len(params)),
-            address(pointers),
-            address(numbers),
-            ctypes.c_int64(len(given) if each else 0),
-            address(sums),
-            *storage,
-        )
-        return sums
-
-    shares = _shares(tuple(map(Tensor.numel, params)), torch.get_num_threads(), SHARE)
-    # ctypes lets go of the interpreter's lock during the call.
-    done = [work(shares[0])] if len(shares) == 1 else list(threads().map(work, shares))
+    sizes = tuple(map(Tensor.numel, params))
+    spans, ends = _spans(sizes, SPAN)
+    counter = array("q", [0])
+    sums = array("d", bytes(8 * len(spans) // 3 * statistics))
+    arguments = (
+        *(address(counter), ctypes.c_int64(len(ends) - 1), address(ends), address(spans)),
+        *(ctypes.c_int64(len(params)), address(pointers), address(numbers)),
+        *(ctypes.c_int64(len(given) if each else 0), address(sums), *storage),
+    )
+    together(lambda: function(*arguments), min(torch.get_num_threads(), sum(sizes) // SHARE))
     totals = torch.zeros(statistics, len(params), dtype=torch.float64)
     # A rank may hold no element of any tensor: there is nothing to add up then.
-    for spans, sums in ((spans, sums) for spans, sums in zip(shares, done, strict=True) if sums):
+    if sums:
         tensor_of = torch.frombuffer(spans, dtype=torch.int64)[::3]
         totals.index_add_(1, tensor_of, torch.frombuffer(sums, dtype=torch.float64).view(-1, statistics).T)
     return dict(zip(rule.statistics, totals, strict=True))
 
 
 @functools.lru_cache(maxsize=64)
-def _shares(sizes: tuple[int, ...], threads: int, least: int) -> list[array[int]]:
-    """Divides the work between threads so that all have about as many elements.
+def _spans(sizes: tuple[int, ...], most: int) -> tuple[array[int], array[int]]:
+    """Divides tensors of these sizes into portions that a thread takes at a time.
+
+    The division does not depend on the threads, and so neither do the statistics, which are added up span by span.
 
     Args:
         sizes: The elements of each tensor.
-        threads: How many threads there may be.
-        least: The fewest elements that are worth a thread.
+        most: The most elements of a span and of a portion.
 
     Returns:
-        For each thread its spans one after the other: a tensor's number, its first element, its end.
+        The spans one after the other, each a tensor's number, its first element, its end; and where the portions end:
+        a 0 and for each the number of the spans in it and before.
     """
-    total = sum(sizes)
-    count = max(1, min(threads, total // least))
-    shares = [array("q")]
-    done = 0
+    spans, ends, held = array("q"), array("q", [0]), 0
     for index, size in enumerate(sizes):
-        start = 0
-        while start < size:
-            quota = total * len(shares) // count - done
-            # Whole cache lines, so that no two threads write to the same one.
-            stop = size if len(shares) == count else min(size, start + max(64, quota // 64 * 64))
-            shares[-1].extend((index, start, stop))
-            done += stop - start
-            start = stop
-            if len(shares) < count and done >= total * len(shares) // count - 64:
-                shares.append(array("q"))
-    return shares
+        for start in range(0, size, most):
+            stop = min(size, start + most)
+            if held + stop - start > most:
+                ends.append(len(spans) // 3)
+                held = 0
+            spans.extend((index, start, stop))
+            held += stop - start
+    if held:
+        ends.append(len(spans) // 3)
+    return spans, ends

@@ -4,6 +4,7 @@
    that of rounding.py, bit for bit. */
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -29,6 +30,10 @@ typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, in
         double *sums, uint32_t first, uint32_t seed);
 
 typedef union { float number; uint32_t bits; } word;
+typedef _Atomic int64_t counter;
+
+/* What is next to be done, for whichever thread asks first: one that the machine slows down gets less of the work. */
+static inline int64_t take(counter *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
 
 /* One number of each tensor: adds one to it, reads it, writes it. */
 void varigrad_advance(int64_t tensors, float *const *steps, double *counts) {
