@@ -284,6 +284,20 @@ def test_the_portions_cover_every_element_once(sizes):
     assert all(one + other > 128 for one, other in itertools.pairwise(held)), "small tensors are not put together"
 
 
+@given(count=st.integers(1, 40), threads=st.integers(1, 7))
+def test_every_portion_is_taken_once(count, threads):
+    """By one thread, which asks in the others' stead, too; the statistics would count twice what is done twice."""
+    tensors = {name: [torch.ones(2) for _ in range(count)] for name in toy_rules.counting.elements}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "SPAN", 2)
+        patch.setattr(fused, "SHARE", 1)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        patch.setattr(fused, "together", lambda work, number: work())
+        sums = fused.run(toy_rules.counting, tensors, {"lr": 1.0, "beta": 0.5}, False)
+    assert sums["agreement"].tolist() == [2.0] * count
+    assert all((param == 0).all() for param in tensors["param"])
+
+
 def test_a_thread_that_finds_nothing_to_do_is_not_waited_for():
     """The others are busy elsewhere: this one does everything."""
     busy, done = threading.Event(), []

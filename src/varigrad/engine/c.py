@@ -78,9 +78,9 @@ static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64
     {symbol}_span(start, stop, {casts}, numbers, sums);
 }}
 
-void {symbol}(counter *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
+void {symbol}(taken *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
         void *const *pointers, const double *numbers, int64_t stride, double *sums) {{
-    for (int64_t portion; (portion = take(next)) < portions;)
+    for (int64_t portion; (portion = take(next, portions)) < portions;)
         for (int64_t k = ends[portion]; k < ends[portion + 1]; k++) {{
             const int64_t *span = all + 3 * k;
             {symbol}_run(span[1], span[2], pointers + span[0], tensors, numbers + span[0] * stride,
@@ -98,10 +98,10 @@ static void {symbol}_halve(int64_t start, int64_t stop, void *const *arrays, int
     {symbol}_halved(start, stop, {casts}, numbers, sums, first, seed);
 }}
 
-void {symbol}_mixed(counter *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
+void {symbol}_mixed(taken *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
         void *const *pointers, const double *numbers, int64_t stride, double *sums, const int64_t *types,
         const int64_t *lanes, int64_t compensated, int64_t step, const int64_t *firsts) {{
-    for (int64_t portion; (portion = take(next)) < portions;)
+    for (int64_t portion; (portion = take(next, portions)) < portions;)
         run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, ends[portion + 1] - ends[portion],
                 all + 3 * ends[portion], tensors, pointers, numbers, stride, sums + {statistics} * ends[portion],
                 {statistics}, types, lanes, compensated, step, firsts);

@@ -107,14 +107,15 @@ def _call(
 
     sizes = tuple(map(Tensor.numel, params))
     spans, ends = _spans(sizes, SPAN)
-    counter = array("q", [0])
+    workers = max(1, min(torch.get_num_threads(), sum(sizes) // SHARE))
+    taken = array("q", [workers, 0])
     sums = array("d", bytes(8 * len(spans) // 3 * statistics))
     arguments = (
-        *(address(counter), ctypes.c_int64(len(ends) - 1), address(ends), address(spans)),
+        *(address(taken), ctypes.c_int64(len(ends) - 1), address(ends), address(spans)),
         *(ctypes.c_int64(len(params)), address(pointers), address(numbers)),
         *(ctypes.c_int64(len(given) if each else 0), address(sums), *storage),
     )
-    together(lambda: function(*arguments), min(torch.get_num_threads(), sum(sizes) // SHARE))
+    together(lambda: function(*arguments), workers)
     totals = torch.zeros(statistics, len(params), dtype=torch.float64)
     # A rank may hold no element of any tensor: there is nothing to add up then.
     if sums:

@@ -30,10 +30,19 @@ typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, in
         double *sums, uint32_t first, uint32_t seed);
 
 typedef union { float number; uint32_t bits; } word;
-typedef _Atomic int64_t counter;
+typedef struct { int64_t threads; _Atomic int64_t count; } taken;
 
-/* What is next to be done, for whichever thread asks first: one that the machine slows down gets less of the work. */
-static inline int64_t take(counter *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
+/* Which of the portions is next, for whichever thread asks first: one that the machine slows down does less. Neighbours
+   in time are far apart in memory, so that each thread goes through a stretch of its own while all are equally fast. */
+static inline int64_t take(taken *next, int64_t portions) {
+    const int64_t stretch = (portions + next->threads - 1) / next->threads;
+    for (;;) {
+        const int64_t k = atomic_fetch_add_explicit(&next->count, 1, memory_order_relaxed);
+        const int64_t portion = k % next->threads * stretch + k / next->threads;
+        if (k >= stretch * next->threads) return portions;
+        if (portion < portions) return portion;
+    }
+}
 
 /* One number of each tensor: adds one to it, reads it, writes it. */
 void varigrad_advance(int64_t tensors, float *const *steps, double *counts) {
