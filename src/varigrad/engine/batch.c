@@ -4,6 +4,23 @@
 #define STRETCH 512
 #endif
 
+#ifndef DIVIDED
+#define DIVIDED
+/* Work on `count` things, in words of 64 bits as batch.py lays them out; what it is done with follows. */
+typedef struct {
+    int64_t parts;
+    _Atomic int64_t asked;  /* how often a thread has asked for a part */
+    int64_t count;
+} divided;
+
+/* The part that is next, for whichever thread asks first; 0 where there is none. */
+static inline int next_part(divided *all, int64_t *start, int64_t *stop) {
+    const int64_t part = atomic_fetch_add_explicit(&all->asked, 1, memory_order_relaxed);
+    *start = all->count * part / all->parts, *stop = all->count * (part + 1) / all->parts;
+    return part < all->parts;
+}
+#endif
+
 /* r becomes rho r + share * the sum over the samples of grad², and gain is scale / sqrt(r + floor); result is
    grad * gain. Of gain and result one may be missing. Where the sum is not finite, r stays as it is. The samples lie
    `elements` apart; by stretches, so that a gradient is in the cache when it is read the second time. */
@@ -34,9 +51,14 @@ static void normalise_REAL(int64_t start, int64_t stop, int64_t samples, int64_t
     }
 }
 
-void varigrad_normalise_REAL(int64_t start, int64_t stop, int64_t samples, int64_t elements, const REAL *grad, REAL *r,
-        REAL *gain, REAL *result, const double *numbers) {
-    normalise_REAL(start, stop, samples, elements, grad, r, gain, result, numbers);
+struct normalise_REAL {
+    divided elements; int64_t samples; const REAL *grad; REAL *r, *gain, *result; const double *numbers;
+};
+
+void varigrad_normalise_REAL(struct normalise_REAL *all) {
+    for (int64_t start, stop; next_part(&all->elements, &start, &stop);)
+        normalise_REAL(start, stop, all->samples, all->elements.count, all->grad, all->r, all->gain, all->result,
+                all->numbers);
 }
 
 /* The variance of a sum from the sums of its terms and of their squares: squares becomes more * squares - less * total²,
@@ -50,8 +72,11 @@ static void spread_REAL(int64_t start, int64_t stop, const REAL *restrict total,
     }
 }
 
-void varigrad_spread_REAL(int64_t start, int64_t stop, const REAL *total, REAL *squares, double more, double less) {
-    spread_REAL(start, stop, total, squares, (REAL)more, (REAL)less);
+struct spread_REAL { divided elements; const REAL *total; REAL *squares; const double *more_less; };
+
+void varigrad_spread_REAL(struct spread_REAL *all) {
+    for (int64_t start, stop; next_part(&all->elements, &start, &stop);)
+        spread_REAL(start, stop, all->total, all->squares, (REAL)all->more_less[0], (REAL)all->more_less[1]);
 }
 
 /* result is factor * (first - second)². */
@@ -64,7 +89,9 @@ static void deviate_REAL(int64_t start, int64_t stop, const REAL *restrict first
     }
 }
 
-void varigrad_deviate_REAL(int64_t start, int64_t stop, const REAL *first, const REAL *second, REAL *result,
-        double factor) {
-    deviate_REAL(start, stop, first, second, result, (REAL)factor);
+struct deviate_REAL { divided elements; const REAL *first, *second; REAL *result; const double *factor; };
+
+void varigrad_deviate_REAL(struct deviate_REAL *all) {
+    for (int64_t start, stop; next_part(&all->elements, &start, &stop);)
+        deviate_REAL(start, stop, all->first, all->second, all->result, (REAL)*all->factor);
 }

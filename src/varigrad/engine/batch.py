@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from array import array
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ CTYPES = {torch.float32: "float", torch.float64: "double"}
 
 TALL = 6
 """Rows of a tile, as in `products.c`."""
-SHARE = 2**16
+SHARE = 2**15
 """The fewest elements, or thousands of products, that a second thread is woken for."""
 
 
@@ -64,19 +63,10 @@ def normalise(
     """
     library = _library()
     assert library is not None, "the caller asks `normalises` first"
-    elements = r.numel()
     function = library.varigrad_normalise_float if grad.dtype is torch.float32 else library.varigrad_normalise_double
     given = array("d", numbers)
-    arguments = (
-        *(ctypes.c_int64(grad.numel() // elements), ctypes.c_int64(elements)),
-        *(None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in (grad, r, gain, result)),
-        address(given),
-    )
-
-    def work(start: int, stop: int) -> None:
-        function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments)
-
-    _divided(work, elements, grad.numel() // SHARE)
+    places = (0 if tensor is None else tensor.data_ptr() for tensor in (grad, r, gain, result))
+    _divided(function, r.numel(), grad.numel() // SHARE, grad.numel() // r.numel(), *places, address(given))
     torch.autograd.graph.increment_version(r)
 
 
@@ -93,12 +83,8 @@ def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:
     if library is None or not (total.is_contiguous() and squares.is_contiguous()):
         return squares.mul_(more).addcmul_(total, total, value=-less).clamp_(min=0)
     function = getattr(library, f"varigrad_spread_{CTYPES[total.dtype]}")
-    arguments = ctypes.c_void_p(total.data_ptr()), ctypes.c_void_p(squares.data_ptr())
-
-    def work(start: int, stop: int) -> None:
-        function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments, ctypes.c_double(more), ctypes.c_double(less))
-
-    _divided(work, total.numel(), total.numel() // SHARE)
+    given = array("d", (more, less))
+    _divided(function, total.numel(), total.numel() // SHARE, total.data_ptr(), squares.data_ptr(), address(given))
     torch.autograd.graph.increment_version(squares)
     return squares
 
@@ -120,12 +106,8 @@ def deviate(first: Tensor, second: Tensor, factor: float, out: Tensor) -> None:
         out.square_().mul_(factor)
         return
     function = getattr(library, f"varigrad_deviate_{CTYPES[out.dtype]}")
-    arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-
-    def work(start: int, stop: int) -> None:
-        function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments, ctypes.c_double(factor))
-
-    _divided(work, out.numel(), out.numel() // SHARE)
+    given = array("d", (factor,))
+    _divided(function, out.numel(), out.numel() // SHARE, *map(Tensor.data_ptr, tensors), address(given))
     torch.autograd.graph.increment_version(out)
 
 
@@ -171,26 +153,26 @@ def add_products(
     samples, rows, positions = left.shape
     number, distance = groups
     height = rows // number
-    shape = array("q", (samples, height, positions, len(pieces), length, *left.stride(), right.stride(0), distance))
     function: Callable[..., None] = getattr(library, f"varigrad_products_{CTYPES[left.dtype]}_{_vector(library)}")
-    arguments = (
-        *(address(shape), ctypes.c_void_p(left.data_ptr()), ctypes.c_void_p(right.data_ptr())),
-        *(address(places), address(pieces), ctypes.c_void_p(total.data_ptr()), ctypes.c_void_p(squares.data_ptr())),
+    _divided(
+        function,
+        number * -(-height // TALL),
+        samples * positions * total.numel() // (1024 * SHARE),
+        *(samples, height, positions, len(pieces), length, *left.stride(), right.stride(0), distance),
+        *(left.data_ptr(), right.data_ptr(), address(places), address(pieces), total.data_ptr(), squares.data_ptr()),
     )
 
-    def work(start: int, stop: int) -> None:
-        function(ctypes.c_int64(start), ctypes.c_int64(stop), *arguments)
 
-    tiles = number * -(-height // TALL)
-    _divided(work, tiles, samples * positions * total.numel() // (1024 * SHARE))
+def _divided(function: Callable[..., object], count: int, most: int, *words: int) -> None:
+    """Runs a compiled function on `count` things, in at most so many threads.
 
-
-def _divided(work: Callable[[int, int], None], count: int, most: int) -> None:
-    """Does work on `count` things, in at most so many threads."""
-    shares = min(torch.get_num_threads(), count, most) if most > 1 else 1
-    if shares == 1:
-        work(0, count)
-        return
-    ends = [count * share // shares for share in range(shares + 1)]
-    parts = iter(list(itertools.pairwise(ends)))
-    together(lambda: list(itertools.starmap(work, parts)), shares)
+    Args:
+        function: The function.
+        count: How many things there are.
+        most: The most threads that they are worth.
+        *words: Its other arguments, in words of 64 bits.
+    """
+    shares = min(torch.get_num_threads(), count, most)
+    # More parts than threads, so that one that the machine slows down does less.
+    parts = min(4 * shares, count) if shares > 1 else 1
+    together(function, array("q", (parts, 0, count, *words)), shares)

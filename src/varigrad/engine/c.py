@@ -68,23 +68,20 @@ static void {symbol}_{kind}(int64_t start, int64_t stop, {parameters}, const dou
 """
 
 _FUNCTION = """
-/* {name}: each span is a tensor's number, its first element and its end, and has its own sums; a thread takes the
-   `next` portion of them, which the `ends` divide; pointers[array][tensor] with the arrays {arrays};
-   numbers[{count}], for each tensor if stride is {count}, for all if it is 0, are
-   {scalars}. */
+/* {name}: the arrays {arrays};
+   numbers[{count}]: {scalars}. */
 {loop}
 static void {symbol}_run(int64_t start, int64_t stop, void *const *arrays, int64_t step, const double *numbers,
         double *sums) {{
     {symbol}_span(start, stop, {casts}, numbers, sums);
 }}
 
-void {symbol}(taken *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
-        void *const *pointers, const double *numbers, int64_t stride, double *sums) {{
-    for (int64_t portion; (portion = take(next, portions)) < portions;)
-        for (int64_t k = ends[portion]; k < ends[portion + 1]; k++) {{
-            const int64_t *span = all + 3 * k;
-            {symbol}_run(span[1], span[2], pointers + span[0], tensors, numbers + span[0] * stride,
-                    sums + k * {statistics});
+void {symbol}(work *all) {{
+    for (int64_t portion; (portion = next_portion(all)) < all->portions;)
+        for (int64_t k = all->ends[portion]; k < all->ends[portion + 1]; k++) {{
+            const int64_t *span = all->spans + 3 * k;
+            {symbol}_run(span[1], span[2], all->pointers + span[0], all->tensors, all->numbers + span[0] * all->stride,
+                    all->sums + k * {statistics});
         }}
 }}
 """
@@ -98,13 +95,10 @@ static void {symbol}_halve(int64_t start, int64_t stop, void *const *arrays, int
     {symbol}_halved(start, stop, {casts}, numbers, sums, first, seed);
 }}
 
-void {symbol}_mixed(taken *next, int64_t portions, const int64_t *ends, const int64_t *all, int64_t tensors,
-        void *const *pointers, const double *numbers, int64_t stride, double *sums, const int64_t *types,
-        const int64_t *lanes, int64_t compensated, int64_t step, const int64_t *firsts) {{
-    for (int64_t portion; (portion = take(next, portions)) < portions;)
-        run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, ends[portion + 1] - ends[portion],
-                all + 3 * ends[portion], tensors, pointers, numbers, stride, sums + {statistics} * ends[portion],
-                {statistics}, types, lanes, compensated, step, firsts);
+void {symbol}_mixed(work *all) {{
+    for (int64_t portion; (portion = next_portion(all)) < all->portions;)
+        run_mixed({symbol}_run, {symbol}_halve, {arrays}, {written}, {statistics}, all, all->ends[portion],
+                all->ends[portion + 1]);
 }}
 """
 

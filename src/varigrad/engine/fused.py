@@ -23,10 +23,10 @@ __all__ = ["run", "takes", "unavailable"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
 
-SHARE = 2**16
+SHARE = 2**15
 """The fewest elements that a second thread is woken for."""
 
-SPAN = 2**16
+SPAN = 2**15
 """The most elements that a thread takes at a time; whole cache lines, so that no two threads write to the same one."""
 
 
@@ -88,14 +88,14 @@ def _call(
     pointers = array("Q")
     for tensors_of_one in columns:
         pointers.extend(map(Tensor.data_ptr, tensors_of_one))
-    storage: tuple[Any, ...] = ()
+    storage: tuple[int, ...] = ()
     if any(column[0].dtype is not dtype for column in columns):
         types = array("q", (STORED[column[0].dtype] for column in columns))
         lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
         firsts = array("q", map(int, rounding.places))
         storage = (
-            *(address(types), address(lanes), ctypes.c_int64(COMPENSATION in tensors)),
-            *(ctypes.c_int64(int(rounding.steps[0])), address(firsts)),
+            *(address(types), address(lanes), COMPENSATION in tensors, int(rounding.steps[0])),
+            address(firsts),
         )
     function = getattr(library, symbol(rule.name, CTYPES[dtype] + ("_mixed" if storage else "")))
     full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
@@ -108,14 +108,12 @@ def _call(
     sizes = tuple(map(Tensor.numel, params))
     spans, ends = _spans(sizes, SPAN)
     workers = max(1, min(torch.get_num_threads(), sum(sizes) // SHARE))
-    taken = array("q", [workers, 0])
     sums = array("d", bytes(8 * len(spans) // 3 * statistics))
-    arguments = (
-        *(address(taken), ctypes.c_int64(len(ends) - 1), address(ends), address(spans)),
-        *(ctypes.c_int64(len(params)), address(pointers), address(numbers)),
-        *(ctypes.c_int64(len(given) if each else 0), address(sums), *storage),
+    work = (
+        *(workers, 0, len(ends) - 1, address(ends), address(spans), len(params), address(pointers)),
+        *(address(numbers), len(given) if each else 0, address(sums)),
     )
-    together(lambda: function(*arguments), workers)
+    together(function, array("q", work + storage), workers)
     totals = torch.zeros(statistics, len(params), dtype=torch.float64)
     # A rank may hold no element of any tensor: there is nothing to add up then.
     if sums:

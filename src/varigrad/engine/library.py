@@ -23,6 +23,6 @@ def kernels() -> ctypes.CDLL | str:
         return f"the compiled kernels cannot be loaded: {error}"
 
 
-def address(values: array[Any]) -> ctypes.c_void_p:
+def address(values: array[Any]) -> int:
     """Returns where the numbers of an array lie."""
-    return ctypes.c_void_p(values.buffer_info()[0])
+    return values.buffer_info()[0]

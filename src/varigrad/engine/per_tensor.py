@@ -79,4 +79,5 @@ def _places(tensors: list[Tensor]) -> array[int] | None:
 
 
 def _call(name: str, places: array[int], numbers: array[float]) -> None:
-    getattr(kernels(), f"varigrad_{name}")(ctypes.c_int64(len(places)), address(places), address(numbers))
+    function = getattr(kernels(), f"varigrad_{name}")
+    function(ctypes.c_int64(len(places)), ctypes.c_void_p(address(places)), ctypes.c_void_p(address(numbers)))

@@ -23,11 +23,10 @@ typedef REAL loose_REAL_VECTOR __attribute__((vector_size(VECTOR), aligned(sizeo
    such a row a piece does; past its end the matrix must be readable up to the next multiple of two vectors. `total` and
    `squares`, (rows, pieces, length), are added to. */
 TARGET
-void varigrad_products_REAL_VECTOR(int64_t start, int64_t stop, const struct products *shape, const REAL *restrict left,
+static void products_REAL_VECTOR(int64_t start, int64_t stop, const struct products p, const REAL *restrict left,
         const REAL *restrict right, const int64_t *restrict places, const int64_t *restrict pieces,
         REAL *restrict total, REAL *restrict squares) {
     enum { LANES = VECTOR / sizeof(REAL), WIDE = 2 * LANES };
-    const struct products p = *shape;
     const int64_t tiles = (p.height + TALL - 1) / TALL;
     for (int64_t batch = 0; batch < p.samples; batch += TOGETHER)
     for (int64_t tile = start; tile < stop; tile++) {
@@ -74,4 +73,14 @@ void varigrad_products_REAL_VECTOR(int64_t start, int64_t stop, const struct pro
             }
         }
     }
+}
+
+struct products_REAL_VECTOR {
+    divided tiles; struct products shape; const REAL *left, *right; const int64_t *places, *pieces; REAL *total, *squares;
+};
+
+void varigrad_products_REAL_VECTOR(struct products_REAL_VECTOR *all) {
+    for (int64_t start, stop; next_part(&all->tiles, &start, &stop);)
+        products_REAL_VECTOR(start, stop, all->shape, all->left, all->right, all->places, all->pieces, all->total,
+                all->squares);
 }

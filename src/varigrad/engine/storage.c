@@ -30,17 +30,34 @@ typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, in
         double *sums, uint32_t first, uint32_t seed);
 
 typedef union { float number; uint32_t bits; } word;
-typedef struct { int64_t threads; _Atomic int64_t count; } taken;
+/* A step of many tensors, in words of 64 bits as fused.py lays them out. */
+typedef struct {
+    int64_t threads;
+    _Atomic int64_t asked;      /* how often a thread has asked for a portion */
+    int64_t portions;
+    const int64_t *ends;        /* of portions, as numbers of spans */
+    const int64_t *spans;       /* each a tensor's number, its first element and its end */
+    int64_t tensors;
+    void *const *pointers;      /* pointers[array][tensor] */
+    const double *numbers;      /* the rule's scalars for each tensor, `stride` apart; for all if that is 0 */
+    int64_t stride;
+    double *sums;               /* the rule's statistics of each span */
+    const int64_t *types;       /* how each array is stored; from here on only where some have 16 bits */
+    const int64_t *lanes;       /* of arrays that are rounded stochastically, below 0 of others */
+    int64_t compensated;        /* whether one more array holds what the parameter's own cannot */
+    int64_t step;
+    const int64_t *firsts;      /* the place of each tensor's first element, for the random numbers */
+} work;
 
-/* Which of the portions is next, for whichever thread asks first: one that the machine slows down does less. Neighbours
-   in time are far apart in memory, so that each thread goes through a stretch of its own while all are equally fast. */
-static inline int64_t take(taken *next, int64_t portions) {
-    const int64_t stretch = (portions + next->threads - 1) / next->threads;
+/* Which portion is next, for whichever thread asks first: one that the machine slows down does less. Neighbours in time
+   are far apart in memory, so that each thread goes through a stretch of its own while all are equally fast. */
+static inline int64_t next_portion(work *all) {
+    const int64_t stretch = (all->portions + all->threads - 1) / all->threads;
     for (;;) {
-        const int64_t k = atomic_fetch_add_explicit(&next->count, 1, memory_order_relaxed);
-        const int64_t portion = k % next->threads * stretch + k / next->threads;
-        if (k >= stretch * next->threads) return portions;
-        if (portion < portions) return portion;
+        const int64_t k = atomic_fetch_add_explicit(&all->asked, 1, memory_order_relaxed);
+        const int64_t portion = k % all->threads * stretch + k / all->threads;
+        if (k >= stretch * all->threads) return all->portions;
+        if (portion < all->portions) return portion;
     }
 }
 
@@ -152,29 +169,31 @@ static void narrow(int type, const float *from, void *to, int64_t start, int64_t
             from, (uint16_t *)to + start, count, lane, key, (uint32_t)(first + start));
 }
 
-/* Runs a rule on arrays of which some have 16 bits. `types` and `lanes` have one entry per array; those with a lane
-   are rounded stochastically. The first `written` arrays but the second, the gradient, get new values. Where
-   `compensated`, one more array holds what the parameter's own cannot. */
-static void run_mixed(run_function *run, halve_function *halve, int arrays, int written, int64_t spans,
-        const int64_t *span, int64_t tensors, void *const *pointers, const double *numbers, int64_t stride,
-        double *sums, int statistics, const int64_t *types, const int64_t *lanes, int compensated, int64_t step,
-        const int64_t *firsts) {
+/* Runs a rule on arrays of which some have 16 bits. The first `written` arrays but the second, the gradient, get new
+   values. */
+static void run_mixed(run_function *run, halve_function *halve, int arrays, int written, int statistics,
+        const work *all, int64_t first_span, int64_t last_span) {
+    const int64_t *const types = all->types, *const lanes = all->lanes, tensors = all->tensors;
+    const int compensated = all->compensated != 0;
     _Alignas(64) float blocks[ARRAYS][BLOCK];
     _Alignas(64) float rest[BLOCK];
     /* The commonest mixture has a loop of its own. */
-    const uint32_t seed = mix((uint32_t)step);
+    const uint32_t seed = mix((uint32_t)all->step);
     int halved = !compensated && written > 2;
     for (int a = 0; a < arrays; a++)
         halved &= a < 2 || a >= written ? types[a] == FLOAT32 : types[a] == BFLOAT16 && lanes[a] == a - 1;
     const int64_t most = !halved ? BLOCK : statistics ? STRETCH : 1 << 30;
-    for (int64_t k = 0; k < spans; k++, span += 3, sums += statistics) {
-        void *const *const tensor = pointers + span[0];
+    for (int64_t k = first_span; k < last_span; k++) {
+        const int64_t *const span = all->spans + 3 * k;
+        double *const sums = all->sums + k * statistics;
+        const double *const numbers = all->numbers + span[0] * all->stride;
+        void *const *const tensor = all->pointers + span[0];
         void *const remainder = compensated ? tensor[arrays * tensors] : 0;
         for (int64_t start = span[1]; start < span[2]; start += most) {
             const int64_t count = span[2] - start < most ? span[2] - start : most;
             if (halved) {
-                halve(start, start + count, tensor, tensors, numbers + span[0] * stride, sums,
-                        (uint32_t)firsts[span[0]], seed);
+                halve(start, start + count, tensor, tensors, numbers, sums,
+                        (uint32_t)all->firsts[span[0]], seed);
                 continue;
             }
             void *here[ARRAYS];
@@ -186,11 +205,11 @@ static void run_mixed(run_function *run, halve_function *halve, int arrays, int 
                 widen(types[0], remainder, start, rest, count);
                 for (int64_t i = 0; i < count; i++) blocks[0][i] += rest[i];
             }
-            run(0, count, here, 1, numbers + span[0] * stride, sums);
+            run(0, count, here, 1, numbers, sums);
             for (int a = 0; a < written; a++) {
                 if (a == 1 || types[a] == FLOAT32) continue;
                 narrow(types[a], blocks[a], tensor[a * tensors], start, count, lanes[a], key_of(seed, lanes[a]),
-                        firsts[span[0]]);
+                        all->firsts[span[0]]);
             }
             if (compensated) {
                 widen(types[0], tensor[0], start, rest, count);

@@ -1,42 +1,73 @@
-"""The threads that compiled code runs in."""
+"""The threads that compiled code runs in: torch's own, where they are OpenMP's, or a pool."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
+from .library import address
+
 __all__ = ["together"]
 
+_is_forked = False
 
-def together(work: Callable[[], object], count: int) -> None:
-    """Does the same work in `count` threads, this one among them, that divide it among themselves.
 
-    ctypes lets go of the interpreter's lock during a call of compiled code.
+def together(function: Callable[[ctypes.c_void_p], object], arguments: array[int], count: int) -> None:
+    """Runs a compiled function in `count` threads, this one among them, that divide the work among themselves.
 
     Args:
-        work: Takes what is next to be done until there is nothing left.
-        count: How many threads; with fewer than two this one does everything.
+        function: Takes the address of its arguments, and does what is next to be done until there is nothing left.
+        arguments: Its arguments, in words of 64 bits.
+        count: How many threads. There may be fewer; with fewer than two this one does everything.
     """
-    others = [_pool().submit(work) for _ in range(1, count)]
+    place = ctypes.c_void_p(address(arguments))
+    team = _team() if count > 1 else None
+    if team is not None:
+        team(function, place, ctypes.c_uint(count), ctypes.c_uint(0))
+        return
+    others = [_pool().submit(function, place) for _ in range(1, count)]
     try:
-        work()
+        function(place)
     finally:
         # One that has not begun is not waited for: all is done. The others still use what the caller holds.
-        begun = [other for other in others if not other.cancel()]
-        wait(begun)
-    for other in begun:
-        other.result()
+        wait([other for other in others if not other.cancel()])
+
+
+@functools.cache
+def _team() -> Callable[..., None] | None:
+    """Returns what runs a function in torch's own threads; None where they are not OpenMP's.
+
+    They wait for work awake, so that they begin at once, and two libraries do not crowd the processor. The function is
+    what compilers call for `#pragma omp parallel`, and torch's library of it is loaded for all to see.
+    """
+    if _is_forked or "OpenMP" not in torch.__config__.parallel_info().partition("ATen parallel backend")[2]:
+        return None
+    try:
+        team: Callable[..., None] = ctypes.CDLL(None).GOMP_parallel
+    except (TypeError, OSError, AttributeError):  # another system, or another OpenMP
+        return None
+    return team
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
+    # ctypes lets go of the interpreter's lock during a call.
     return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="varigrad")
 
 
+def _forked() -> None:
+    """A forked child has no threads but its first; OpenMP would wait for the others for ever."""
+    global _is_forked
+    _is_forked = True
+    _team.cache_clear()
+    _pool.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # A forked child has the pool but not its threads.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_forked)
