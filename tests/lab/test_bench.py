@@ -251,7 +251,7 @@ def test_the_floor_touches_the_arrays_of_a_step_and_nothing_else() -> None:
     param.grad = torch.arange(5.0)
     optimizer = varigrad.VSGD([param], lr=0.0)
     optimizer.step()
-    floor = timing._floor(optimizer, [param])
+    floor = timing._floor(optimizer, [param], [param.detach().clone()])
     if floor is None:
         pytest.skip("there are no compiled kernels")
     floor.step()

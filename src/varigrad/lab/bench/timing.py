@@ -176,7 +176,7 @@ def _time(
     is_reference = contender is REFERENCE
     reference = optimizer if is_reference else REFERENCE.make(params)
     source = [param.detach() for param in params]
-    target = [torch.empty_like(param) for param in source]
+    target = [param.clone() for param in source]
     runs: list[Callable[[], object]] = [
         optimizer.step,
         reference.step,
@@ -185,7 +185,7 @@ def _time(
     ]
     if is_reference:
         del runs[1]
-    floor = _floor(optimizer, params)
+    floor = _floor(optimizer, params, target)
     if floor is not None:
         runs.insert(len(runs) - 2, floor.step)
     repeats = [watch.repeats(run) for run in runs]
@@ -223,13 +223,13 @@ def _time(
     )
 
 
-def _floor(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Touch | None:
-    """The pass that touches as many arrays as a step of an optimizer, if there is one."""
+def _floor(optimizer: torch.optim.Optimizer, params: list[Tensor], others: list[Tensor]) -> Touch | None:
+    """The pass that touches as many arrays as a step of an optimizer, if there is one; `others` are its parameters."""
     held = [value for value in optimizer.state[params[0]].values() if value.shape == params[0].shape and value.dim()]
     if len(held) > 3 or {tensor.dtype for tensor in (*held, *params)} != {torch.float32}:
         return None
     try:
-        floor = Touch([param.detach().clone() for param in params], arrays=len(held), fused=True)
+        floor = Touch(others, arrays=len(held), fused=True)
     except RuntimeError:  # no kernels
         return None
     for param, mine in zip(params, floor.param_groups[0]["params"], strict=True):
