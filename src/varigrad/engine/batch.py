@@ -14,7 +14,7 @@ from .c import batch_fingerprint, symbol
 from .library import address, kernels
 from .threads import together
 
-__all__ = ["add_products", "deviate", "normalise", "normalises", "overhang", "spread"]
+__all__ = ["add_products", "deviate", "normalise", "normalises", "overhang", "spread", "sum_of_squares"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -40,7 +40,7 @@ def _current(library: ctypes.CDLL) -> ctypes.CDLL | None:
 
 
 def normalises(grad: Tensor) -> bool:
-    """Whether `normalise` can be called with a gradient."""
+    """Whether `normalise` and `sum_of_squares` can be called with a gradient."""
     plain = grad.is_cpu and grad.dtype in CTYPES and type(grad) is Tensor and not grad.is_neg()
     return plain and _library() is not None
 
@@ -68,6 +68,16 @@ def normalise(
     places = (0 if tensor is None else tensor.data_ptr() for tensor in (grad, r, gain, result))
     _divided(function, r.numel(), grad.numel() // SHARE, grad.numel() // r.numel(), *places, address(given))
     torch.autograd.graph.increment_version(r)
+
+
+def sum_of_squares(grad: Tensor) -> Tensor:
+    """Returns Σ grad², summed over the samples, which are laid out one after the other without gaps."""
+    library = _library()
+    assert library is not None, "the caller asks `normalises` first"
+    total = torch.empty_like(grad[0])
+    function = getattr(library, f"varigrad_squares_{CTYPES[grad.dtype]}")
+    _divided(function, total.numel(), grad.numel() // SHARE, len(grad), grad.data_ptr(), total.data_ptr())
+    return total
 
 
 def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:

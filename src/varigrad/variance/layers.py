@@ -76,7 +76,7 @@ class LayerVariance(BackwardVariance):
             problem = unserved(model)
             if problem is not None:
                 raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
-            taps = Taps(model, self._heard, substitute=True, biases=True, on_matrix=self._heard_matrix)
+            taps = Taps(model, self._heard, substitute=True, biases=True, on_node=self._heard_matrix)
         except Exception:
             self.remove()
             raise
