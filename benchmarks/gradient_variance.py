@@ -11,6 +11,7 @@ machine that is busy with other work `--clock cpu` counts this process's process
 """
 
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -152,8 +153,12 @@ def bare_ranks(model, plain, buffer):
     """A pass, one more all-reduce, a copy of the worker's gradients and one pass over both."""
     params = list(model.parameters())
     owns = [torch.empty_like(param) for param in params]
+
+    def copy(param, own):
+        own.copy_(param.grad)
+
     for param, own in zip(params, owns, strict=True):
-        param.register_post_accumulate_grad_hook(lambda param, own=own: own.copy_(param.grad))
+        param.register_post_accumulate_grad_hook(functools.partial(copy, own=own))
     parts = [part.view_as(param) for part, param in zip(buffer.split([p.numel() for p in params]), params, strict=True)]
 
     @torch.no_grad()
