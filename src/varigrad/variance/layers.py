@@ -16,7 +16,7 @@ from varigrad.engine.taps import Call, Taps
 from .arithmetic import Moments, is_unseen, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Memory, Outer, Rows, Terms, Together
+from .terms import FEW, Memory, Outer, Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
@@ -163,7 +163,7 @@ class LayerVariance(BackwardVariance):
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
         total, variance = known, None
         if single:
-            spare = self._spare.pop(name or "", None)
+            spare = self._spare.pop(name or "", None) if terms.shape.numel() >= FEW else None
             out = spare if spare is not None and spare.shape == terms.shape and is_unseen(spare) else None
             _, total, variance = terms.moments(self._memory, known, out)
         elif total is None:
