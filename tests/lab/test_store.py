@@ -165,6 +165,25 @@ def test_a_process_that_lives_keeps_others_out_and_one_that_is_dead_does_not(tmp
     assert [entry.status for entry in store.entries()] == ["done"]
 
 
+def test_what_a_process_leaves_that_is_killed_as_it_finishes_a_run_is_deleted(tmp_path: Path) -> None:
+    store, told = store_in(tmp_path)
+    made(store, job())
+    directory = store.directory(job().specification.key)
+    whole = ["environment.json", "result.json", "specification.json"]
+    (directory / "checkpoint").write_bytes(b"left")
+    ours = leases.Holder.this_process()
+    ours.write(directory / "lease.json")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == sorted([*whole, "checkpoint", "lease.json"])  # its process is about to end the lease
+    dataclasses.replace(ours, started=ours.started - 100).write(directory / "lease.json")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == whole
+    (directory / "checkpoint.previous").write_bytes(b"left")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == whole
+    assert told == []
+
+
 def test_a_process_elsewhere_is_judged_by_its_heartbeat(tmp_path: Path) -> None:
     store, _ = store_in(tmp_path)
     path = store.directory(job().specification.key) / "lease.json"
