@@ -236,6 +236,10 @@ TABLES = {
     "fair steps": lambda: markdown(fair_tables.steps()),
     "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
     "fair rates": lambda: markdown(fair_tables.rates()),
+    "fair longer steps": lambda: markdown(fair_tables.lengths(fair_tables.share)),
+    "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
+    "fair muon": lambda: markdown(fair_tables.muon()),
+    "sensitivity": lambda: markdown(fair_tables.sensitivity()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 
