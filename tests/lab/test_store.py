@@ -102,6 +102,10 @@ def test_the_key_is_that_of_the_canonical_values() -> None:
     assert len(keys) == 5
     settings = (Settings(24, weight_decay=0.1), Settings(24, schedule="constant"))
     assert len({dataclasses.replace(job(), settings=one).specification.key for one in settings} | keys) == 7
+    cast = dataclasses.replace(job(), settings=Settings(24, autocast=True))
+    assert cast.specification.key not in keys
+    assert Job.of(cast.specification, torch.device("cpu")).settings.autocast
+    assert "autocast" not in job().specification.settings  # so that runs from before there was such a thing count
     row = dataclasses.replace(OPTIMIZERS["sgd"], arguments={"momentum": 0.99}, summary="other words")
     assert dataclasses.replace(job(), row=row).specification.key not in keys
     words = dataclasses.replace(OPTIMIZERS["sgd"], summary="other words")
