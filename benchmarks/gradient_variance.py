@@ -4,11 +4,14 @@
 
 Each round times a forward and backward pass of every network without and with `gradient_variance(method="layers")` in
 turn, so that a change of the machine's speed meets both. With `--ranks`: two processes under DistributedDataParallel,
-without anything, with one more all-reduce of as many numbers, and with `method="ranks"`. The data are random. On a
+without anything, with one more all-reduce of as many numbers, and with `method="ranks"`. The data are random. The floor
+is a plain pass and what cannot be done without, written as barely as possible: for networks of matrices the product
+Σ c_n² of each and one pass over it; for `ranks` the all-reduce, a copy of the worker's gradients and one pass. On a
 machine that is busy with other work `--clock cpu` counts this process's processor time instead (use `--threads 1`).
 """
 
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from memory import keep_freed_memory
 from torch import nn
 
 import varigrad
@@ -99,21 +103,79 @@ def keep(path, rows):
         path.write_text(json.dumps({"rows": rows, "provenance": origin}, indent=1) + "\n", "utf-8")
 
 
+def bare_layers(model, plain):
+    """A plain pass, and the sum over the samples of the squared terms of each matrix; None where not all are known."""
+    if any(isinstance(module, nn.Conv2d | nn.TransformerEncoderLayer) for module in model.modules()):
+        return None
+    seen, rooms = {}, {}
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+    def forward(module, inputs, output):
+        output.register_hook(lambda grad: seen.update({module: (inputs[0].detach(), grad)}))
+
+    def squared(tensor, key):
+        if key not in rooms:
+            rooms[key] = torch.empty_like(tensor)
+        return torch.mul(tensor, tensor, out=rooms[key])
+
+    for module in linear:
+        module.register_forward_hook(forward)
+        rooms[module] = torch.empty_like(module.weight)
+
+    @torch.no_grad()
+    def go():
+        with torch.enable_grad():
+            plain()
+        for module in linear:
+            inputs, grad = seen[module]
+            torch.mm(squared(grad, (module, 0)).t(), squared(inputs, (module, 1)), out=rooms[module])
+            rooms[module].addcmul_(module.weight.grad, module.weight.grad, value=-1 / len(grad))
+
+    return go
+
+
 def layers(*timing):
     rows = []
     print(f"{'network':58} {'ms plain':>9} {'ratio':>8} {'quartiles':>19}")
     for name, (build, draw) in NETWORKS.items():
         _, plain = passes(build, draw)
         model, tapped = passes(build, draw)
+        bare = bare_layers(*passes(build, draw))
         with varigrad.gradient_variance(model, method="layers"):
-            milliseconds, (column,) = ratios((plain, tapped), *timing)
-        rows.append(line(name, "layers", milliseconds, column))
+            milliseconds, columns = ratios((plain, tapped, *([bare] if bare else [])), *timing)
+        rows += [
+            line(name, arm, milliseconds, column) for arm, column in zip(("layers", "floor"), columns, strict=False)
+        ]
     return rows
+
+
+def bare_ranks(model, plain, buffer):
+    """A pass, one more all-reduce, a copy of the worker's gradients and one pass over both."""
+    params = list(model.parameters())
+    owns = [torch.empty_like(param) for param in params]
+
+    def copy(param, own):
+        own.copy_(param.grad)
+
+    for param, own in zip(params, owns, strict=True):
+        param.register_post_accumulate_grad_hook(functools.partial(copy, own=own))
+    parts = [part.view_as(param) for part, param in zip(buffer.split([p.numel() for p in params]), params, strict=True)]
+
+    @torch.no_grad()
+    def go():
+        with torch.enable_grad():
+            plain()
+        for param, own, part in zip(params, owns, parts, strict=True):
+            torch.sub(own, param.grad, out=part)
+        dist.all_reduce(buffer)
+
+    return go
 
 
 def ranks(rank, path, kept, *timing):
     rows = []
     torch.set_num_threads(1)
+    keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     wrap = nn.parallel.DistributedDataParallel
     if rank == 0:
@@ -128,11 +190,12 @@ def ranks(rank, path, kept, *timing):
             more()
             dist.all_reduce(buffer)
 
+        bare = bare_ranks(*passes(build, draw, wrap), buffer)
         with varigrad.gradient_variance(model, method="ranks"):
-            milliseconds, (one, two) = ratios((plain, reducing, tapped), *timing)
+            milliseconds, columns = ratios((plain, reducing, tapped, bare), *timing)
         if rank == 0:
-            rows.append(line(name, "one more all-reduce", milliseconds, one))
-            rows.append(line(name, "ranks", milliseconds, two))
+            arms = ("one more all-reduce", "ranks", "floor")
+            rows += [line(name, arm, milliseconds, column) for arm, column in zip(arms, columns, strict=True)]
     if rank == 0:
         keep(kept, rows)
     dist.destroy_process_group()
@@ -153,6 +216,7 @@ def main():
             path = os.path.join(folder, "store")  # noqa: PTH118
             torch.multiprocessing.spawn(ranks, (path, arguments.json, *timing), nprocs=2)
         return
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")

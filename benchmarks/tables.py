@@ -193,7 +193,9 @@ def taps_cost(name):
             found[row["network"]][row["arm"]] = f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
     arms = list(next(iter(found.values())))
     titles = [f"`{arm}`" if arm in ("layers", "ranks") else arm.capitalize() for arm in arms]
-    return markdown([("Network", *titles), *((network, *map(cells.get, arms)) for network, cells in found.items())])
+    return markdown(
+        [("Network", *titles), *((network, *(cells.get(arm, "") for arm in arms)) for network, cells in found.items())]
+    )
 
 
 def commands(study):

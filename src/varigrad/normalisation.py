@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .engine.batch import normalise, normalises
+from .engine.batch import normalise, normalises, sum_of_squares
 from .engine.taps import Call, Taps
 
 __all__ = ["Scaler", "VirtualGradients"]
@@ -55,7 +55,14 @@ class VirtualGradients:
         self._grad_scaler = grad_scaler
         self._loss_scale = (-1, 1.0)
         self._rooms = threading.local()
-        self._taps = Taps(model, self._virtual, substitute=True, biases=biases, on_matrix=self._on_matrix)
+        self._taps = Taps(
+            model,
+            self._virtual,
+            substitute=True,
+            biases=biases,
+            on_node=self._beside,
+            followed=(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d) if per == "channel" else (nn.Linear,),
+        )
         self._sites = {path for _, parameters in self._taps.modules.values() for path, *_ in parameters}
         if not self._sites:
             self._taps.remove()
@@ -84,20 +91,20 @@ class VirtualGradients:
         gain = self._gain(call, exact, work)
         return torch.mul(exact, gain, out=work).to(grad.dtype)  # T applied
 
-    def _on_matrix(
+    def _beside(
         self, call: Call, inputs: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The same for a linear layer on a matrix: T is a factor for each row of the weight's gradient."""
+        """The same for a matrix or per channel: T is a factor for each row of the weight's gradient."""
         if grad.numel() == 0:
             return weight, bias
-        if grad.is_contiguous() and normalises(grad):
+        if grad.dim() == 2 and grad.is_contiguous() and normalises(grad):
             r = self._kept(call, grad[0])
             gain = torch.empty_like(r)
             normalise(grad, r, gain, None, self._numbers(call, len(grad), len(grad)))
         else:
-            gain = self._gain(call, grad, self._room_for(grad))
+            gain = self._gain(call, grad, self._room_for(grad)).flatten()
         if weight is not None:
-            weight = weight.mul_(gain[:, None])
+            weight = weight.mul_(gain.view(-1, *[1] * (weight.dim() - 1)))
         return weight, None if bias is None else bias * gain
 
     def _numbers(self, call: Call, samples: int, count: int) -> tuple[float, float, float, float]:
@@ -112,8 +119,9 @@ class VirtualGradients:
         """Updates r, and returns T in a shape that can be multiplied into the gradient."""
         channel = call.operation.channel % grad.dim()
         if self._per == "channel":
-            along = [d for d in range(grad.dim()) if d != channel]
-            total, count = torch.mul(grad, grad, out=work).sum(along), grad.numel() // grad.shape[channel]
+            total, count = _sum_of_squares(grad, work), grad.numel() // grad.shape[channel]
+            if along := [d - 1 for d in range(1, grad.dim()) if d != channel]:
+                total = total.sum(along)
         else:
             total, count = _sum_of_squares(grad, work), len(grad)
         r = self._kept(call, total)
@@ -209,6 +217,8 @@ def _is_dense(grad: Tensor) -> bool:
 
 def _sum_of_squares(grad: Tensor, work: Tensor) -> Tensor:
     """Returns the sum over the samples of the squared gradient, in the layout of the gradient."""
+    if _is_dense(grad) and normalises(grad):
+        return sum_of_squares(grad)
     if grad.device.type == "cpu" and grad[0].numel() >= LARGE:
         total = torch.zeros_like(grad[0])
         for sample in grad:

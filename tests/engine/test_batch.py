@@ -52,6 +52,27 @@ def test_a_gradient_is_normalised_by_its_mean_square(elements, dtype):
 
 @compiled
 @DTYPES
+@pytest.mark.parametrize("samples", [1, 4, 7])
+@pytest.mark.parametrize("elements", [1, 7, 1300])
+@pytest.mark.usefixtures("in_threads")
+def test_squares_are_summed_over_the_samples(elements, samples, dtype):
+    grad = torch.randn(samples, elements, dtype=dtype)
+    assert close(batch.sum_of_squares(grad), grad.double().square().sum(0), dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("elements", [1, 7, 1300])
+@pytest.mark.usefixtures("in_threads")
+def test_the_variance_of_a_sum_is_found_from_squared_differences(elements, contiguous, dtype):
+    terms = 1000 + torch.randn(9, elements, 2, dtype=dtype)[..., 0]
+    terms = terms.contiguous() if contiguous else terms
+    exact = 9 * terms.double().var(0)
+    assert (batch.deviations(terms, terms.sum(0)) - exact).abs().max() <= 1e3 * torch.finfo(dtype).eps * exact.max()
+
+
+@compiled
+@DTYPES
 def test_what_is_not_finite_leaves_the_mean_square_as_it_is(dtype):
     grad = torch.tensor([[1.0, math.nan, math.inf, 0.1 * torch.finfo(dtype).max, -1.0]], dtype=dtype)
     r = torch.full((5,), 0.25, dtype=dtype)

@@ -7,6 +7,6 @@ Read in this order, each file needing only the ones before it: `trace`, `rule` a
 `keywords`, `checkpoint`, `batch_variance`, `belief` and `optimizer` (what surrounds it). Nothing here knows a
 particular optimizer.
 
-What looks into a model's layers stands beside that: `calls`, `parametrised`, `interception`, `matrices`,
+What looks into a model's layers stands beside that: `calls`, `parametrised`, `interception`, `nodes`,
 `taps`; and what is compiled for it, `batch`.
 """

@@ -21,6 +21,56 @@ static inline int next_part(divided *all, int64_t *start, int64_t *stop) {
 }
 #endif
 
+/* The sums over the samples, which lie `elements` apart, of grad² at `count` places; four samples at a time, because
+   memory answers several questions at once. */
+LEVELS
+static void squares_REAL(int64_t count, int64_t samples, int64_t elements, const REAL *restrict grad,
+        REAL *restrict sums) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; i++) sums[i] = 0;
+    for (; n + 4 <= samples; n += 4) {
+        const REAL *a = grad + n * elements, *b = a + elements, *c = b + elements, *d = c + elements;
+        for (int64_t i = 0; i < count; i++) sums[i] += (a[i] * a[i] + b[i] * b[i]) + (c[i] * c[i] + d[i] * d[i]);
+    }
+    for (; n < samples; n++) {
+        const REAL *row = grad + n * elements;
+        for (int64_t i = 0; i < count; i++) sums[i] += row[i] * row[i];
+    }
+}
+
+struct squares_REAL { divided elements; int64_t samples; const REAL *grad; REAL *sums; };
+
+void varigrad_squares_REAL(struct squares_REAL *all) {
+    for (int64_t start, stop; next_part(&all->elements, &start, &stop);)
+        squares_REAL(stop - start, all->samples, all->elements.count, all->grad + start, all->sums + start);
+}
+
+/* result is more * the sum over the samples of (term - less * total)². */
+LEVELS
+static void deviations_REAL(int64_t start, int64_t stop, int64_t samples, int64_t elements, const REAL *restrict terms,
+        const REAL *restrict total, REAL *restrict result, REAL more, REAL less) {
+    for (int64_t first = start; first < stop; first += STRETCH) {
+        const int64_t count = stop - first < STRETCH ? stop - first : STRETCH;
+        REAL means[STRETCH], sums[STRETCH];
+        for (int64_t i = 0; i < count; i++) means[i] = less * total[first + i], sums[i] = 0;
+        for (int64_t n = 0; n < samples; n++) {
+            const REAL *row = terms + n * elements + first;
+            for (int64_t i = 0; i < count; i++) sums[i] += (row[i] - means[i]) * (row[i] - means[i]);
+        }
+        for (int64_t i = 0; i < count; i++) result[first + i] = more * sums[i];
+    }
+}
+
+struct deviations_REAL {
+    divided elements; int64_t samples; const REAL *terms, *total; REAL *result; const double *more_less;
+};
+
+void varigrad_deviations_REAL(struct deviations_REAL *all) {
+    for (int64_t start, stop; next_part(&all->elements, &start, &stop);)
+        deviations_REAL(start, stop, all->samples, all->elements.count, all->terms, all->total, all->result,
+                (REAL)all->more_less[0], (REAL)all->more_less[1]);
+}
+
 /* r becomes rho r + share * the sum over the samples of grad², and gain is scale / sqrt(r + floor); result is
    grad * gain. Of gain and result one may be missing. Where the sum is not finite, r stays as it is. The samples lie
    `elements` apart; by stretches, so that a gradient is in the cache when it is read the second time. */
@@ -31,11 +81,7 @@ static void normalise_REAL(int64_t start, int64_t stop, int64_t samples, int64_t
     for (int64_t first = start; first < stop; first += STRETCH) {
         const int64_t count = stop - first < STRETCH ? stop - first : STRETCH;
         REAL sums[STRETCH], gains[STRETCH];
-        for (int64_t i = 0; i < count; i++) sums[i] = 0;
-        for (int64_t n = 0; n < samples; n++) {
-            const REAL *row = grad + n * elements + first;
-            for (int64_t i = 0; i < count; i++) sums[i] += row[i] * row[i];
-        }
+        squares_REAL(count, samples, elements, grad + first, sums);
         for (int64_t i = 0; i < count; i++) {
             const REAL fresh = rho * r[first + i] + share * sums[i];
             const REAL kept = fresh < (REAL)INFINITY ? fresh : r[first + i];

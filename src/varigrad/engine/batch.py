@@ -14,7 +14,7 @@ from .c import batch_fingerprint, symbol
 from .library import address, kernels
 from .threads import together
 
-__all__ = ["add_products", "deviate", "normalise", "normalises", "overhang", "spread"]
+__all__ = ["add_products", "deviate", "deviations", "normalise", "normalises", "overhang", "spread", "sum_of_squares"]
 
 CTYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -40,7 +40,7 @@ def _current(library: ctypes.CDLL) -> ctypes.CDLL | None:
 
 
 def normalises(grad: Tensor) -> bool:
-    """Whether `normalise` can be called with a gradient."""
+    """Whether `normalise` and `sum_of_squares` can be called with a gradient."""
     plain = grad.is_cpu and grad.dtype in CTYPES and type(grad) is Tensor and not grad.is_neg()
     return plain and _library() is not None
 
@@ -70,6 +70,16 @@ def normalise(
     torch.autograd.graph.increment_version(r)
 
 
+def sum_of_squares(grad: Tensor) -> Tensor:
+    """Returns Σ grad², summed over the samples, which are laid out one after the other without gaps."""
+    library = _library()
+    assert library is not None, "the caller asks `normalises` first"
+    total = torch.empty_like(grad[0])
+    function = getattr(library, f"varigrad_squares_{CTYPES[grad.dtype]}")
+    _divided(function, total.numel(), grad.numel() // SHARE, len(grad), grad.data_ptr(), total.data_ptr())
+    return total
+
+
 def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:
     """Returns the variance of a sum of `count` terms, (count Σ c² - total²) / (count - 1) but not below 0.
 
@@ -87,6 +97,25 @@ def spread(total: Tensor, squares: Tensor, count: int) -> Tensor:
     _divided(function, total.numel(), total.numel() // SHARE, total.data_ptr(), squares.data_ptr(), address(given))
     torch.autograd.graph.increment_version(squares)
     return squares
+
+
+def deviations(terms: Tensor, total: Tensor) -> Tensor:
+    """Returns the variance of a sum of M terms, M/(M-1) Σ (c - total/M)².
+
+    Args:
+        terms: The terms, (M, *shape), M at least 2.
+        total: Their sum.
+    """
+    count = len(terms)
+    plain = terms.is_cpu and terms.dtype in CTYPES and not terms.is_neg()
+    library = _library() if plain and total.dtype is terms.dtype else None
+    if library is None or not (terms.is_contiguous() and total.is_contiguous()):
+        return (terms - total / count).square_().sum(0).mul_(count / (count - 1))
+    function = getattr(library, f"varigrad_deviations_{CTYPES[terms.dtype]}")
+    result, given = torch.empty_like(total), array("d", (count / (count - 1), 1 / count))
+    places = map(Tensor.data_ptr, (terms, total, result))
+    _divided(function, total.numel(), terms.numel() // SHARE, count, *places, address(given))
+    return result
 
 
 def deviate(first: Tensor, second: Tensor, factor: float, out: Tensor) -> None:

@@ -18,7 +18,7 @@ and its output is led through an autograd function that does nothing on the way 
 the parameter's gradient, by the very kernels that autograd uses, from what the listener returns. Everything is computed
 once, as in a plain backward pass; nothing is stored that a plain one would not store; the forward pass is torch's own.
 A listener that only looks leaves the parameter where it is, and autograd computes its gradient as ever. For linear
-layers on matrices there is a shorter way, where a listener can take it: `matrices`.
+layers on matrices, and for convolutions, there is a shorter way, where a listener can take it: `nodes`.
 
 **Why not otherwise.** Hooks on autograd's nodes can only change both gradients, or compute one of them a second time;
 hooks on modules do not see the projections inside an attention; a second class for every kind of layer copies torch's
@@ -38,9 +38,9 @@ from torch import nn
 
 from .calls import Calls
 from .interception import Call, Interception, Listener, Parameter
-from .matrices import MatrixListener, MatrixTap
+from .nodes import NodeListener, NodeTap
 
-__all__ = ["Call", "Listener", "MatrixListener", "Taps"]
+__all__ = ["Call", "Listener", "NodeListener", "Taps"]
 
 
 class Taps:
@@ -61,8 +61,9 @@ class Taps:
         listener: Whom to report to.
         substitute: Whether the listener's answer replaces the gradient that parameters see.
         biases: Whether to tap biases and norm layers too.
-        on_matrix: Whom to report calls of linear layers on matrices to instead, where torch's own passes can be left as
-            they are (`matrices`); only with `substitute`.
+        on_node: Whom to report to instead where torch's own passes can be left as they are (`nodes`); only with
+            `substitute`.
+        followed: Of which layers `on_node` is to hear: Linear on matrices, Conv1d to 3d.
 
     Raises:
         TypeError: If `model` is not a module.
@@ -86,13 +87,15 @@ class Taps:
         *,
         substitute: bool,
         biases: bool = False,
-        on_matrix: MatrixListener | None = None,
+        on_node: NodeListener | None = None,
+        followed: tuple[type[nn.Module], ...] = (nn.Linear,),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model = {model!r} is not accepted: it must be a torch.nn.Module")
         self.listener = listener
         self.substitute = substitute
-        self.on_matrix = on_matrix
+        self.on_node = on_node
+        self.followed = followed
         self._calls = Calls()
         self._undo: list[Callable[[], None]] = []
         found = {path: (module, _parameters(module, path, biases)) for path, module in model.named_modules()}
@@ -227,8 +230,10 @@ class _Forward:
         self._uncompiled = torch.compiler.disable(self._tapped)  # type: ignore[no-untyped-call]
         self._interception = Interception(module, parameters, taps._calls, taps.listener, taps.substitute)
         plain = self.before is None or getattr(self.before, "__func__", None) is type(module).forward
-        self._matrices = (
-            MatrixTap(module, parameters, taps._calls, taps.on_matrix) if plain and taps.on_matrix else None
+        self._node = (
+            NodeTap(module, parameters, taps._calls, taps.on_node)
+            if plain and taps.on_node and isinstance(module, taps.followed)
+            else None
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -237,9 +242,9 @@ class _Forward:
     def _tapped(self, *args: Any, **kwargs: Any) -> Any:
         if self.removed or self.taps._calls.idle():
             return self._original(*args, **kwargs)
-        if self._matrices is not None and self._matrices.serves(args, kwargs):
+        if self._node is not None and self._node.serves(args, kwargs):
             output = self._original(*args)
-            if self._matrices.follow(output):
+            if self._node.follow(output):
                 return output
         with self._interception:
             output = self._original(*args, **kwargs)

@@ -27,7 +27,10 @@ def together(function: Callable[[ctypes.c_void_p], object], arguments: array[int
         count: How many threads. There may be fewer; with fewer than two this one does everything.
     """
     place = ctypes.c_void_p(address(arguments))
-    team = _team() if count > 1 else None
+    if count < 2:
+        function(place)
+        return
+    team = _team()
     if team is not None:
         team(function, place, ctypes.c_uint(count), ctypes.c_uint(0))
         return

@@ -16,7 +16,7 @@ from varigrad.engine.taps import Call, Taps
 from .arithmetic import Moments, is_unseen, join, working_dtype
 from .operations import samples_first, terms_of
 from .passes import BackwardVariance
-from .terms import Memory, Outer, Rows, Terms, Together
+from .terms import FEW, Memory, Outer, Rows, Terms, Together
 
 __all__ = ["LayerVariance", "unserved"]
 
@@ -76,7 +76,7 @@ class LayerVariance(BackwardVariance):
             problem = unserved(model)
             if problem is not None:
                 raise TypeError(f"gradient_variance(method='layers') cannot serve this model: {problem}")
-            taps = Taps(model, self._heard, substitute=True, biases=True, on_matrix=self._heard_matrix)
+            taps = Taps(model, self._heard, substitute=True, biases=True, on_node=self._heard_matrix)
         except Exception:
             self.remove()
             raise
@@ -97,7 +97,6 @@ class LayerVariance(BackwardVariance):
         self._uses: dict[str, list[_Use]] = {}
         self._grads: dict[str, Tensor] = {}
         self._carried: dict[str, Tensor] = {}
-        self._rows: dict[str, Rows] = {}
         self._done: set[str] = set()
 
     def _start(self) -> None:
@@ -160,11 +159,11 @@ class LayerVariance(BackwardVariance):
             rows = first, first + len(param)
             param = param._base
         name = self._names.get(id(param))
-        # The variance of several uses is found when all are known; of biases, when all biases are.
+        # The variance of several uses is found when all are known.
         single = rows is None and call.number == 0 and name is not None and name not in self._uses
         total, variance = known, None
-        if single and not isinstance(terms, Rows):
-            spare = self._spare.pop(name or "", None)
+        if single:
+            spare = self._spare.pop(name or "", None) if terms.shape.numel() >= FEW else None
             out = spare if spare is not None and spare.shape == terms.shape and is_unseen(spare) else None
             _, total, variance = terms.moments(self._memory, known, out)
         elif total is None:
@@ -196,9 +195,7 @@ class LayerVariance(BackwardVariance):
         with _plain(param):
             if len(uses) == 1 and uses[0].rows is None and (self._penalty or uses[0].given == grad.data_ptr()):
                 use = uses[0]
-                if isinstance(use.terms, Rows):
-                    self._rows[name] = use.terms
-                elif use.variance is None:
+                if use.variance is None:
                     self._take(name, param, use.terms.moments(self._memory))
                 else:
                     total = grad if use.total is None else use.total
@@ -248,22 +245,8 @@ class LayerVariance(BackwardVariance):
             self._totals[name] = moments.total
         self._done.add(name)
 
-    def _take_rows(self) -> None:
-        """Finds the variances of all biases, scales and shifts at once."""
-        kinds: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-        for name, rows in self._rows.items():
-            kinds.setdefault((rows.terms.device, rows.terms.dtype), []).append(name)
-        for names in kinds.values():
-            columns = [self._rows[name].terms.flatten(1) for name in names]
-            size, total, variance = Rows(torch.cat(columns, 1)).moments(self._memory)
-            sizes = [column.shape[1] for column in columns]
-            for name, one, other in zip(names, torch.split(total, sizes), torch.split(variance, sizes), strict=True):
-                param = self.params[name]
-                self._take(name, param, Moments(size, one.view(param.shape), other.view(param.shape)))
-
     def _end(self) -> None:
         """Publishes the variances of all gradients, those included that this pass has not added to."""
-        self._take_rows()
         self._spare.clear()
         self._served.update(self._calls)
         if self._count:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Size, Tensor
 
-from varigrad.engine.batch import add_products, overhang, spread
+from varigrad.engine.batch import add_products, deviations, overhang, spread
 
 from .arithmetic import Moments
 
@@ -145,8 +145,7 @@ class Rows(Terms):
     def moments(self, memory: Memory, total: Tensor | None = None, out: Tensor | None = None) -> Moments:
         """Returns the moments, from squared differences."""
         total = self.total(memory) if total is None else total
-        deviations = (self.terms - total / self.count).square_().sum(0)
-        return Moments(self.count, total, deviations.mul_(self.count / (self.count - 1)))
+        return Moments(self.count, total, deviations(self.terms, total))
 
 
 class Outer(Terms):

@@ -1,4 +1,4 @@
-"""Taps on linear layers on matrices: a hook beside torch's own passes, for the calls that it can follow."""
+"""Taps on autograd's own nodes: a hook beside torch's own passes, for the calls that it can follow."""
 
 import copy
 import gc
@@ -35,7 +35,7 @@ class Heard:
         return weight, None if bias is None else self.factor * bias
 
     def on(self, model, biases=True):
-        return Taps(model, self.in_place, substitute=True, biases=biases, on_matrix=self.beside)
+        return Taps(model, self.in_place, substitute=True, biases=biases, on_node=self.beside)
 
 
 def network(bias=True):
@@ -67,6 +67,94 @@ def test_only_tapped_parameters_see_what_is_answered(biases):
     for name in exact:
         doubled = name.endswith("weight") or (biases and name.endswith("bias"))
         assert torch.equal(found[name], 2 * exact[name] if doubled else exact[name]), name
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Channels(Heard):
+    """Multiplies each channel's gradient by a number of its own, which is the same in both ways."""
+
+    def factors(self, call, grad):
+        shape = [-1] + [1] * (grad.dim() - 2)
+        return torch.arange(1.0, 1 + grad.shape[1], dtype=grad.dtype).view(shape)
+
+    def in_place(self, call, inputs, grad):
+        self.ways.append("operation")
+        return self.factors(call, grad) * grad
+
+    def beside(self, call, inputs, grad, weight, bias):
+        self.ways.append("node")
+        self.numbers.append((call.site, call.number))
+        factors = self.factors(call, grad)
+        if weight is not None:
+            weight = weight.mul_(factors.view(-1, *[1] * (weight.dim() - 1)))
+        return weight, None if bias is None else factors.flatten() * bias
+
+    def on(self, model, biases=True, followed=CONVOLUTIONS):
+        return Taps(model, self.in_place, substitute=True, biases=biases, on_node=self.beside, followed=followed)
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "shape", "way"),
+    [
+        (lambda: nn.Conv1d(4, 6, 3, padding="same"), (3, 4, 9), "node"),
+        (lambda: nn.Conv2d(4, 6, 3), (3, 4, 6, 7), "node"),
+        (lambda: nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last), (3, 4, 6, 7), "node"),
+        (lambda: nn.Conv2d(4, 6, (3, 2), 2, 1, 2, groups=2, bias=False), (3, 4, 8, 7), "node"),
+        (lambda: nn.Conv2d(4, 8, 4, groups=4, padding="same"), (3, 4, 6, 7), "node"),
+        (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (3, 4, 6, 7), "node"),
+        (lambda: nn.Conv3d(4, 6, 3), (2, 4, 5, 4, 3), "node"),
+        (lambda: nn.Conv2d(4, 6, 3), (4, 6, 7), "operation"),
+        (lambda: nn.ConvTranspose2d(4, 6, 3), (3, 4, 6, 7), "operation"),
+    ],
+    ids=["1d", "2d", "channels-last", "groups", "depthwise", "circular", "3d", "one sample", "transposed"],
+)
+def test_a_hook_on_a_convolution_is_the_operation_with_a_factor_for_each_channel(layer, shape, way, biases):
+    torch.manual_seed(0)
+    model, heard, by_operation = nn.Sequential(layer().double()), Channels(), Channels()
+    inputs = [torch.randn(shape, dtype=torch.float64)]
+    twin = copy.deepcopy(model)
+    by_operation.on(twin, biases, followed=())
+    exact = gradients(twin, inputs)
+    heard.on(model, biases)
+    found = gradients(model, inputs)
+    assert heard.ways == [way]
+    assert by_operation.ways == ["operation"]
+    for name in exact:
+        assert torch.allclose(found[name], exact[name], rtol=1e-12, atol=1e-13), name
+
+
+def test_convolutions_that_are_shared_cast_or_checkpointed_are_what_they_are_to_the_operation():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(layer, nn.Tanh(), layer)
+    twin = copy.deepcopy(model)
+    heard, by_operation = Channels(), Channels()
+    heard.on(model)
+    by_operation.on(twin, followed=())
+    x = torch.randn(3, 4, 5, 5)
+    for number, run in enumerate((_plainly, _cast, _checkpointed)):
+        heard.ways.clear()
+        run(model, x), run(twin, x)
+        assert heard.ways == ["operation" if number else "node"] * 2
+        for own, other in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.allclose(own.grad, other.grad, rtol=1e-5, atol=1e-5)
+    assert heard.numbers == [("0.weight", 1), ("0.weight", 0)]
+
+
+def _plainly(model, x):
+    model(x).square().sum().backward()
+
+
+def _cast(model, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x).float().square().sum().backward()
+
+
+def _checkpointed(model, x):
+    checkpoint(model, x, use_reentrant=False).square().sum().backward()
 
 
 class Doubling(nn.Linear):

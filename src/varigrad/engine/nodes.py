@@ -1,9 +1,10 @@
-"""Taps on linear layers whose input is a matrix, samples by features: a hook on the node that autograd itself has made.
+"""Taps on layers that a hook can follow on the node that autograd itself has made.
 
-There a sample's output is one vector, so that a factor for each of its elements can be multiplied into the rows of the
-weight's gradient as well as into the gradient at the output. So the forward pass and the backward pass are left to
-torch; the hook hears afterwards of the gradient at the output and of those of the parameters. It costs a fifth of what
-standing in the operation's place costs, for a small layer as much as the layer itself.
+These are linear layers whose input is a matrix, samples by features, where a sample's output is one vector: a factor
+for each of its elements can be multiplied into the rows of the weight's gradient as well as into the gradient at the
+output. The same is true of a convolution with a factor for each channel. So the forward pass and the backward pass are
+left to torch; the hook hears afterwards of the gradient at the output and of those of the parameters. It costs a fifth
+of what standing in the operation's place costs, for a small layer as much as the layer itself.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .calls import Calls
 from .interception import Call, Parameter, refuse_graph
 from .parametrised import OPERATIONS
 
-__all__ = ["MatrixListener", "MatrixTap"]
+__all__ = ["NodeListener", "NodeTap"]
 
 
-class MatrixListener(Protocol):
-    """Whoever a tap on a linear layer reports to, once for every call in every backward pass."""
+class NodeListener(Protocol):
+    """Whoever a tap on a node reports to, once for every call in every backward pass."""
 
     def __call__(
         self, call: Call, inputs: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None
@@ -32,8 +33,8 @@ class MatrixListener(Protocol):
 
         Args:
             call: Which one.
-            inputs: The layer's input, (M, features).
-            grad: The gradient of the loss by its output, (M, features). Not to be written to.
+            inputs: The layer's input, (M, features), or (M, channels, *space) padded already.
+            grad: The gradient of the loss by its output, (M, features) or (M, channels, *space). Not to be written to.
             weight: The weight's gradient, which may be written over; None where it is not wanted.
             bias: The bias's gradient, not to be written to; None where it is not wanted or not tapped.
 
@@ -48,24 +49,34 @@ class _Node(NamedTuple):
     inputs: str
     weight: int
     bias: int | None
+    transposed: bool
 
 
-_NODES = {"AddmmBackward0": _Node("_saved_mat1", 2, 0), "MmBackward0": _Node("_saved_self", 1, None)}
-_LINEAR = OPERATIONS[functional.linear]
+_NODES = {
+    "AddmmBackward0": _Node("_saved_mat1", 2, 0, True),
+    "MmBackward0": _Node("_saved_self", 1, None, True),
+    "ConvolutionBackward0": _Node("_saved_input", 1, 2, False),
+}
+_OPERATIONS = {
+    nn.Linear: OPERATIONS[functional.linear],
+    nn.Conv1d: OPERATIONS[functional.conv1d],
+    nn.Conv2d: OPERATIONS[functional.conv2d],
+    nn.Conv3d: OPERATIONS[functional.conv3d],
+}
 _DTYPES = (torch.float32, torch.float64)
 
 
-class MatrixTap:
-    """The tap on one linear layer, for those of its inputs that are matrices.
+class NodeTap:
+    """The tap on one layer, for those of its inputs that are matrices, or batches of samples with channels.
 
     Args:
-        module: The layer.
+        module: The layer, Linear or Conv1d to 3d; it serves no other.
         parameters: Its tapped parameters.
         calls: Who numbers the calls.
         listener: Whom to report to.
     """
 
-    def __init__(self, module: nn.Module, parameters: list[Parameter], calls: Calls, listener: MatrixListener) -> None:
+    def __init__(self, module: nn.Module, parameters: list[Parameter], calls: Calls, listener: NodeListener) -> None:
         paths = {name: path for path, _, name in parameters}
         self._module = module
         self._calls = calls
@@ -73,7 +84,8 @@ class MatrixTap:
         self._site = paths.get("weight")
         self._bias = "bias" in paths
         # Subclasses and parametrised layers have forward passes of their own.
-        self._serves = type(module) is nn.Linear and self._site is not None and _nodes_are_seen()
+        self._operation = _OPERATIONS.get(type(module))
+        self._serves = self._operation is not None and self._site is not None and _nodes_are_seen()
 
     def serves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a call is one that the hook can follow."""
@@ -84,7 +96,7 @@ class MatrixTap:
             type(x) is Tensor
             and type(weight) is nn.Parameter
             and (bias is None or type(bias) is nn.Parameter)
-            and x.dim() == 2
+            and x.dim() == weight.dim()
             and x.dtype is weight.dtype
             and x.dtype in _DTYPES
             and weight.requires_grad
@@ -97,10 +109,11 @@ class MatrixTap:
         """Hangs the hook on the node that made the output; False, from then on, where that is none it knows."""
         maker: Any = output.grad_fn
         node = _NODES.get(maker.name())
-        if node is None or self._site is None:
+        if node is None or self._site is None or self._operation is None:
             self._serves = False
             return False
-        call = Call(self._site, self._calls.number(self._site), _LINEAR, self._module, self._module._parameters.copy())
+        number, arguments = self._calls.number(self._site), self._module._parameters.copy()
+        call = Call(self._site, number, self._operation, self._module, arguments)
         maker.register_hook(functools.partial(self._arrived, call, node))
         return True
 
@@ -110,12 +123,14 @@ class MatrixTap:
             return None
         refuse_graph(call)
         inputs = getattr(torch._C._current_autograd_node(), node.inputs).detach()
-        weight = None if found[node.weight] is None else found[node.weight].t()
+        weight = found[node.weight]
+        if weight is not None and node.transposed:
+            weight = weight.t()
         bias = found[node.bias] if node.bias is not None and self._bias else None
         answers = self._listener(call, inputs, grad, weight, bias)
         new = list(found)
         if weight is not None and answers[0] is not None:
-            new[node.weight] = answers[0].t()
+            new[node.weight] = answers[0].t() if node.transposed else answers[0]
         if bias is not None and node.bias is not None:
             new[node.bias] = answers[1]
         return tuple(new)
