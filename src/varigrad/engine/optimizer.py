@@ -7,8 +7,8 @@ Everything else (groups, state, checkpoints, complex and low-precision parameter
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, overload
 
 import torch
@@ -37,7 +37,7 @@ from .operations import Scalar
 from .per_tensor import Numbers, advance
 from .rule import Rule
 from .state import begin, complete
-from .ways import compiled_way, unavailable, way
+from .ways import refusal, unavailable, way
 
 __all__ = ["RuleOptimizer"]
 
@@ -278,7 +278,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, ready in work:
             self.prepare(group)
-            with torch.set_grad_enabled(group["differentiable"]):
+            with torch.enable_grad() if group["differentiable"] else nullcontext():
                 self._step_group(group, *ready, scale)
         return loss
 
@@ -315,16 +315,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         params, grads = [param for param, _ in found], [grad for _, grad in found]
         refuse_tensors(type(self).__name__, group, index, params, grads)
         rule = self.rule_for(group)
-        if group["fused"]:
-            devices: dict[torch.device, list[Tensor]] = defaultdict(list)
-            for param in params:
-                devices[param.device].append(param)
-            for alike in devices.values():
-                if isinstance(reason := compiled_way(rule, group, alike), str):
-                    raise RuntimeError(
-                        f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave "
-                        "fused=None"
-                    )
+        if group["fused"] and (reason := refusal(rule, group, params)):
+            raise RuntimeError(
+                f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave fused=None"
+            )
         if not rule.taken:
             return params, grads, []
         names = [functools.partial(name_of, group, index, param) for param in params]
@@ -382,8 +376,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             counts = advance(steps)
         rule = self.rule_for(group)
         for count, bucket in buckets(rule, counts, params, grads, states, inputs):
-            own = (*rule.statistics, *rule.memory)
-            numbers = {name: Numbers([state[name] for state in bucket.states]) for name in own}
+            kept = {name: [state[name] for state in bucket.states] for name in (*rule.statistics, *rule.memory)}
+            numbers = Numbers(kept) if kept else None
             scalars = keyword_arguments(self.scalars, rule, group, bucket.states, numbers, count)
             run(rule, way(rule, group, bucket.params), bucket, scalars, group, numbers, count, scale)
 
