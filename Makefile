@@ -3,6 +3,7 @@
 #     make demo     watch VSGD, ConstantVSGD, AdamW and SGD train the same network on real data
 #     make test     run the tests
 #     make docs     build the documentation: site/index.html, which opens without a server and a network
+#     make gpu      on a machine with a GPU: the tests of its kernels, then every optimizer's step against AdamW's
 #
 # `make lint types doctest timm` are what CI checks besides; `make docs-serve` shows the documentation while you write it;
 # `make kernels` compiles the rules again after a change to one; `make clean` starts over.
@@ -15,7 +16,7 @@ READY  := $(VENV)/.ready
 RULES  := $(wildcard src/varigrad/*.py) src/varigrad/engine/c.py $(wildcard src/varigrad/engine/*.c) src/varigrad/engine/trace.py src/varigrad/engine/rule.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs docs-serve slow timm kernels lint types doctest clean
+.PHONY: help demo test docs docs-serve gpu slow timm kernels lint types doctest clean
 
 help:
 	@sed -n 's/^#     /  /p' Makefile
@@ -41,6 +42,13 @@ demo: $(READY)
 test: $(READY)
 	@echo "Running the tests ..."
 	$(BIN)/python -m pytest -n 2 --quiet
+
+gpu: $(READY)
+	$(BIN)/varigrad doctor
+	$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "torch finds no GPU here")'
+	$(BIN)/python -m pytest --quiet tests/battery tests/contract tests/engine tests/test_monitor.py
+	mkdir -p build/gpu
+	$(BIN)/varigrad bench --device cuda --shapes resnet50,gpt2,small --ways fused,foreach --json build/gpu/step-time.json --png build/gpu/step-time.png
 
 kernels: $(READY)
 	$(BIN)/python setup.py --quiet build_ext --inplace

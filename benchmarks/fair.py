@@ -2,9 +2,12 @@
 
     python benchmarks/fair.py --store FOLDER --data-dir FOLDER              # all tasks, or goes on where it was ended
     python benchmarks/fair.py --tasks gpt-short --workers 2 --store FOLDER --data-dir FOLDER
+    python benchmarks/fair.py --study x4 --store FOLDER --data-dir FOLDER   # runs four times as long
+    python benchmarks/fair.py --study muon --store FOLDER --data-dir FOLDER # a learned gain inside Muon
 
 It calls `varigrad tune` for one task after the other (`benchmarks/short_tasks.py`), and keeps of what that finds what
-`benchmarks/tables.py` makes its tables from: results/fair/TASK.json, 16 trials on the two shortest and 8 on the others.
+`benchmarks/tables.py` makes its tables from: results/fair/TASK.json, or results/fair/STUDY/TASK.json. There are 16
+trials on the two shortest tasks and 8 on the others, whatever the length.
 """
 
 from __future__ import annotations
@@ -14,8 +17,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from varigrad.lab.tasks import find_task
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "fair"
@@ -23,6 +30,27 @@ OPTIMIZERS = (
     *("adaptive-vsgd", "adamw", "vsgd", "nadamw", "muon", "schedule-free", "sgd", "benchmarks/controls.py"),
     *("constant-vsgd", "msvag", "adabayes-fp", "svgd"),
 )
+LONGER = ("adaptive-vsgd", "benchmarks/controls.py:adaptive-nesterov", "adamw", "nadamw", "muon", "vsgd")
+MUON = ("adamw", "adaptive-vsgd", "muon", "benchmarks/adaptive_muon.py")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Who runs how long.
+
+    Attributes:
+        optimizers: The contestants.
+        tasks: The tasks.
+        times: A run's length in that of the task.
+        seeds: Runs of each winner.
+    """
+
+    optimizers: Sequence[str]
+    tasks: Sequence[str]
+    times: int = 1
+    seeds: int = 10
+
+
 TRIALS = {
     "digits-short": 16,
     "logreg-short": 16,
@@ -31,6 +59,12 @@ TRIALS = {
     "lstm-short": 8,
     "gpt-short": 8,
     "cifar100-short": 8,
+}
+STUDIES = {
+    "all": Study(OPTIMIZERS, tuple(TRIALS)),
+    "x4": Study(LONGER, ("mnist-short", "gpt-short"), 4),
+    "x16": Study(LONGER, ("mnist-short",), 16, seeds=5),
+    "muon": Study(MUON, ("cifar10-short", "gpt-short")),
 }
 CURVES = ("validation_loss", "test_loss", "test_accuracy")
 
@@ -61,17 +95,22 @@ def compact(task: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--study", choices=STUDIES, default="all")
+    parser.add_argument("--tasks", nargs="+", choices=TRIALS, help="by default those of the study")
     parser.add_argument("--store", type=Path, required=True, help="where the runs are kept, some 15 MB")
     parser.add_argument("--workers", default="1", help="runs at once")
     parser.add_argument("--data-dir", type=Path, help="the data; by default VARIGRAD_DATA")
     options = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in options.tasks:
+    study = STUDIES[options.study]
+    results = RESULTS if options.study == "all" else RESULTS / options.study
+    results.mkdir(parents=True, exist_ok=True)
+    for name in options.tasks or study.tasks:
+        task = find_task(f"{ROOT}/benchmarks/short_tasks.py:{name}")
         with tempfile.TemporaryDirectory() as out:
             command = [
                 *(sys.executable, "-m", "varigrad", "tune", "--task", f"benchmarks/short_tasks.py:{name}"),
-                *("--optimizers", ",".join(OPTIMIZERS), "--trials", str(TRIALS[name]), "--seeds", "10"),
+                *("--optimizers", ",".join(study.optimizers), "--trials", str(TRIALS[name])),
+                *("--seeds", str(study.seeds), "--steps", str(study.times * task.steps)),
                 *("--workers", options.workers, "--device", "cpu", "--store", str(options.store.resolve())),
                 *("--out", out),
             ]
@@ -80,10 +119,11 @@ def main() -> None:
                 sys.exit(status)  # it has said why
             found = json.loads((Path(out) / "tuning.json").read_text("utf-8"))
         record = compact(found["tasks"][0])
-        record["provenance"] = {**found["provenance"], "command": f"python benchmarks/fair.py --tasks {name}"}
-        part = RESULTS / f"{name}.part"
+        chosen = "" if options.study == "all" else f" --study {options.study}"
+        record["provenance"] = {**found["provenance"], "command": f"python benchmarks/fair.py{chosen} --tasks {name}"}
+        part = results / f"{name}.part"
         part.write_text(json.dumps(record) + "\n", "utf-8")
-        part.replace(RESULTS / f"{name}.json")
+        part.replace(results / f"{name}.json")
 
 
 if __name__ == "__main__":

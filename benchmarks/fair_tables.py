@@ -1,5 +1,6 @@
 """The tables of the fair comparison, from results/fair: what `benchmarks/tables.py` puts into pages."""
 
+import functools
 import json
 import math
 import statistics
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-FAIR = Path(__file__).parent.parent / "results" / "fair"
+RESULTS = Path(__file__).parent.parent / "results"
+FAIR = RESULTS / "fair"
 BASELINE = "adamw"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 TASKS = {
@@ -42,15 +44,23 @@ NAMES = {
     "muon": "Muon",
 }
 
+MUONS = {
+    **{key: NAMES[key] for key in ("adamw", "adaptive-vsgd", "muon")},
+    "muon-fixed": "Muon, the rest by AdaptiveVSGD",
+    "muon-learned": "the same, momentum learned",
+    "muon-learned-long": "the same, aiming at signs that agree a little",
+    "muon-learned-longer": "the same, aiming at signs that agree more",
+}
+
 AROUND_ADAPTIVE = (
     *("adaptive-vsgd", "adaptive-nesterov", "gain-by-hand", "momentum-by-hand"),
     *("adamw", "nadamw", "schedule-free", "muon", "vsgd", "sgd"),
 )
 
 
-def records():
+def records(folder=FAIR):
     """The tasks that have been run, by name, and what each optimizer has there."""
-    found = {name: FAIR / f"{name}.json" for name in TASKS}
+    found = {name: folder / f"{name}.json" for name in TASKS}
     return {name: json.loads(path.read_text("utf-8")) for name, path in found.items() if path.exists()}
 
 
@@ -79,19 +89,68 @@ def accuracy():
 
 def loss(tasks):
     """AdamW's test loss at the end; of the others the difference to it, seed by seed."""
+    return table(functools.partial(loss_less, BASELINE), tasks=tasks)
 
-    def cell(task, key):
-        base = [curve[-1] for curve in task["optimizers"][BASELINE]["test_loss"]]
-        own = [curve[-1] for curve in task["optimizers"][key]["test_loss"]]
-        if key == BASELINE:
-            return f"{statistics.fmean(base):.4f}"
-        if lost := sum(value is None for value in own):
-            return f"{lost} of {len(own)} diverged"
-        gaps = [one - other for one, other in zip(own, base, strict=True)]
-        half = float(stats.t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
-        return f"{statistics.fmean(gaps):+.4f}{PLUS_MINUS}{half:.4f}"
 
-    return table(cell, tasks=tasks)
+def loss_less(baseline, task, key):
+    """The test loss at the end less a baseline's, seed by seed, with its interval; the baseline's own as it is."""
+    base, own = ([curve[-1] for curve in task["optimizers"][name]["test_loss"]] for name in (baseline, key))
+    return f"{statistics.fmean(base):.4f}" if key == baseline else less(own, base)
+
+
+def less(own, base):
+    """The mean difference of pairs, with half of its 95 % interval (Student's t)."""
+    if lost := sum(value is None for value in own):
+        return f"{lost} of {len(own)} diverged"
+    gaps = [one - other for one, other in zip(own, base, strict=True)]
+    half = float(stats.t.ppf(0.975, len(gaps) - 1)) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{statistics.fmean(gaps):+.4f}{PLUS_MINUS}{half:.4f}"
+
+
+def lengths(cell):
+    """A row for each optimizer, a column for each task and length."""
+    found = []
+    for task in TASKS:
+        longer = [records(FAIR / study).get(task) for study in ("x4", "x16")]
+        if any(longer):
+            found += [record for record in (records()[task], *longer) if record]
+    rows = [
+        ("Optimizer", *(f"{TASKS[record['task'].rpartition(':')[2]]}, {record['steps']:,} steps" for record in found))
+    ]
+    for key in (name for name in NAMES if name in found[-1]["optimizers"]):
+        rows.append((NAMES[key], *(cell(record, key) for record in found)))
+    return rows
+
+
+def share(task, key):
+    """The median of the shares of AdamW's steps."""
+    middle = np.median(shares(task, key))
+    return "never" if np.isinf(middle) else f"{middle:.2f}"
+
+
+def muon():
+    """Muon with AdaptiveVSGD beside it and a learned momentum in it: test losses less Muon's own."""
+    found = records(FAIR / "muon")
+    rows = [("Optimizer", *(TASKS[name] for name in found))]
+    for key, name in MUONS.items():
+        rows.append((name, *(loss_less("muon", record, key) for record in found.values())))
+    return rows
+
+
+def sensitivity():
+    """The validation loss with one constant changed, less that with all as they are."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "sensitivity").glob("*.json"))]
+    rows = [("Constant", *(TASKS[record["task"]] for record in found))]
+    for key in found[0]["validation_loss"]:
+        losses = [
+            (list(r["validation_loss"][key].values()), list(r["validation_loss"]["adaptive-vsgd"].values()))
+            for r in found
+        ]
+        if key == "adaptive-vsgd":
+            rows.append(("as they are", *(f"{statistics.fmean(base):.4f}" for _, base in losses)))
+        else:
+            rows.append((f"`{key.replace('=', ' = ')}`", *(less(own, base) for own, base in losses)))
+    return rows
 
 
 def shares(task, key):
@@ -102,10 +161,6 @@ def shares(task, key):
 
 def steps(names=NAMES):
     """The medians of these shares, and their geometric mean with the interval of a bootstrap over the seeds."""
-
-    def cell(task, key):
-        middle = np.median(shares(task, key))
-        return "never" if np.isinf(middle) else f"{middle:.2f}"
 
     def overall(tasks, key):
         if not tasks or any(key not in task["optimizers"] for task in tasks):
@@ -121,7 +176,7 @@ def steps(names=NAMES):
         low, high = np.quantile(np.exp(np.mean(drawn, axis=0)), [0.025, 0.975], method="inverted_cdf")
         return f"{np.exp(np.mean(logs)):.2f} ({low:.2f} to {'∞' if np.isinf(high) else f'{high:.2f}'})"
 
-    return table(cell, (f"The last {sum(task in records() for task in FIVE)}, geometric mean", overall), names)
+    return table(share, (f"The last {sum(task in records() for task in FIVE)}, geometric mean", overall), names)
 
 
 def rates():

@@ -5,8 +5,8 @@
 Both sides of a pair are run in turns, a few steps each, many times, and the medians of the ratios are told. The bare
 loop is nine lines: normalised images in memory, a permutation for each epoch, the same network, loss and optimizer. The
 DataLoader version is what tutorials have: one image at a time with Pillow, cut, mirrored, standardised, batched by
-`torch.utils.data.DataLoader`; its steps and the lab's, as it stands and with `--compile`, are told in processor time,
-which other programs on the machine disturb less.
+`torch.utils.data.DataLoader`; its steps and the lab's, as it stands, with `--compile` and with `--autocast`, are told
+in processor time, which other programs on the machine disturb less.
 """
 
 import argparse
@@ -84,17 +84,20 @@ class OneByOne(Dataset):
         return (pixels - pixels.mean()) / pixels.std(), self.labels[row]
 
 
-def fed_by_the_lab(task: Task, data: Data, steps: int, compiled: bool) -> Callable[[], float]:
+def fed_by_the_lab(
+    task: Task, data: Data, steps: int, compiled: bool = False, autocast: bool = False
+) -> Callable[[], float]:
     """Processor seconds of the lab's steps, made of its own pieces, so that compiling is not counted."""
     model, batches = task.network(torch.device("cpu")), task.kind.batches(data, task.batch_size, 0, task.pad)
-    return _steps(torch.compile(model) if compiled else model, model, lambda step: batches[step], steps, task.kind.loss)
+    forward = torch.compile(model) if compiled else model
+    return _steps(forward, model, lambda step: batches[step], steps, task.kind.loss, autocast)
 
 
-def fed_by_a_loader(task: Task, data: Data, steps: int) -> Callable[[], float]:
+def fed_by_a_loader(task: Task, data: Data, steps: int, autocast: bool = False) -> Callable[[], float]:
     """Processor seconds of the tutorial's steps."""
     feed = iter(DataLoader(OneByOne(data.train, task.pad), task.batch_size, shuffle=True, drop_last=True))
     model = task.model()
-    return _steps(model, model, lambda step: next(feed), steps, task.kind.loss)
+    return _steps(model, model, lambda step: next(feed), steps, task.kind.loss, autocast)
 
 
 def _steps(
@@ -103,6 +106,7 @@ def _steps(
     batch: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
     steps: int,
     loss_of: Callable[..., torch.Tensor],
+    autocast: bool,
 ) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     model.train()
@@ -112,7 +116,8 @@ def _steps(
         nonlocal done
         began = time.process_time()
         for step in range(done, done + steps):
-            loss = loss_of(forward, *batch(step))
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = loss_of(forward, *batch(step))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -150,12 +155,14 @@ def main() -> None:
     with machine.cpu_threads(arguments.threads):
         data = vgg.data.load(arguments.data_dir)
         sides = {
-            "lab": fed_by_the_lab(vgg, data, 4, compiled=False),
-            "lab, compiled": fed_by_the_lab(vgg, data, 4, compiled=True),
+            "lab": fed_by_the_lab(vgg, data, 4),
+            "lab --compile": fed_by_the_lab(vgg, data, 4, compiled=True),
+            "lab --autocast": fed_by_the_lab(vgg, data, 4, autocast=True),
             "DataLoader": fed_by_a_loader(vgg, data, 4),
+            "DataLoader, autocast": fed_by_a_loader(vgg, data, 4, autocast=True),
         }
-        speed = ratios(sides, "lab, compiled", arguments.rounds)
-    print("cifar10-vgg6, a step over one of the lab's, compiled, in processor time:", speed)
+        speed = ratios(sides, "DataLoader", arguments.rounds)
+    print("cifar10-vgg6, a step over one of the DataLoader's, in processor time:", speed)
     if arguments.json:
         record = {
             "mnist-mlp": overhead,

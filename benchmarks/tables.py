@@ -158,13 +158,14 @@ def step_time_operations():
 
 
 def step_time_sizes():
-    """Nanoseconds for each parameter, over the number of parameters."""
+    """What the fused step takes of one tensor, over the number of its elements."""
     record = read("step-time", "one")["rows"]
-    sizes = list(dict.fromkeys(row["parameters"] for row in record))
-    rows = [("Optimizer", *(f"{size:,}" for size in sizes))]
-    for name in dict.fromkeys(row["optimizer"] for row in record):
-        mine = {row["parameters"]: row for row in record if (row["optimizer"], row["way"]) == (name, "fused")}
-        rows.append((NAMES[name], *(f"{1e6 * mine[size]['ms'] / size:.2f}" for size in sizes)))
+    names = [name for name in dict.fromkeys(row["optimizer"] for row in record) if name != "adamw"]
+    found = {(row["optimizer"], row["parameters"]): row for row in record if row["way"] == "fused"}
+    rows = [("Elements", "AdamW, ms", *map(NAMES.get, names))]
+    for size in dict.fromkeys(row["parameters"] for row in record):
+        ratios = (cell(found[name, size], "ratio_to_adamw_fused") for name in names)
+        rows.append((f"{size:,}", f"{found['adamw', size]['ms']:.3g}", *ratios))
     return markdown(rows)
 
 
@@ -235,6 +236,10 @@ TABLES = {
     "fair steps": lambda: markdown(fair_tables.steps()),
     "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
     "fair rates": lambda: markdown(fair_tables.rates()),
+    "fair longer steps": lambda: markdown(fair_tables.lengths(fair_tables.share)),
+    "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
+    "fair muon": lambda: markdown(fair_tables.muon()),
+    "sensitivity": lambda: markdown(fair_tables.sensitivity()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 

@@ -88,11 +88,14 @@ def test_the_same_command_gives_the_same_record_but_for_times(tmp_path: Path) ->
 def test_options_reach_the_runs(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     options = ["--seeds", "7,2", "--weight-decay", "0.1", "--schedule", "constant", "--threads", "2", "--device", "cpu"]
-    assert invoke(*QUICK, *options, "--json", file).exit_code == 0
+    done = invoke(*QUICK, *options, "--autocast", "--json", file)
+    assert done.exit_code == 0
+    assert "constant schedule, autocast to bfloat16" in " ".join(done.stdout.split())
     record = json.loads(file.read_text())
     assert record["settings"]["seeds"] == [7, 2]
     assert record["settings"]["weight_decay"] == 0.1
     assert record["settings"]["schedule"] == "constant"
+    assert record["settings"]["autocast"] is True
     assert record["provenance"]["threads"] == "2"
 
 

@@ -185,6 +185,7 @@ def compare_command(
         bool,
         typer.Option("--compile", help="Train through torch.compile: slower to start, faster after a minute."),
     ] = False,
+    autocast: Annotated[bool, shared.AUTOCAST] = False,
     device: Annotated[
         str,
         typer.Option(
@@ -260,6 +261,7 @@ def compare_command(
         schedule=options.require_schedule(schedule),
         device=machine.find_device(device),
         compiled=compiled,
+        autocast=autocast,
     )
     if settings.schedule == "paper":
         rows = options.by_protocol(rows, chosen)

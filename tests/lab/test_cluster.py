@@ -6,9 +6,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from varigrad.lab.data import Digits
 from varigrad.lab.engines.cluster import Cluster, require_ray
@@ -30,7 +32,17 @@ def test_without_ray_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         require_ray()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the cluster's workers: sums that are shared out differently differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_grid_on_two_nodes_survives_the_loss_of_a_process_and_of_a_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

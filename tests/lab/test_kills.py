@@ -35,7 +35,7 @@ def require_whole(store: Path, runs: int) -> None:
     assert [entry.status for entry in entries] == ["done"] * runs
     assert Store(store).damaged() == []
     for entry in entries:
-        left = {path.name for path in entry.directory.iterdir() if not path.name.startswith("checkpoint")}
+        left = {path.name for path in entry.directory.iterdir()}
         assert left == {"specification.json", "environment.json", "result.json"}
 
 

@@ -93,6 +93,7 @@ def test_the_record_is_strict_json_with_the_documented_keys(found: Comparison) -
         "learning_rates": "ladder",
         "schedule": "cosine",
         "weight_decay": 0.0,
+        "autocast": False,
         "device": "cpu",
     }
     assert record["provenance"] == {**PROVENANCE, "seconds": 1.5}

@@ -102,6 +102,10 @@ def test_the_key_is_that_of_the_canonical_values() -> None:
     assert len(keys) == 5
     settings = (Settings(24, weight_decay=0.1), Settings(24, schedule="constant"))
     assert len({dataclasses.replace(job(), settings=one).specification.key for one in settings} | keys) == 7
+    cast = dataclasses.replace(job(), settings=Settings(24, autocast=True))
+    assert cast.specification.key not in keys
+    assert Job.of(cast.specification, torch.device("cpu")).settings.autocast
+    assert "autocast" not in job().specification.settings  # so that runs from before there was such a thing count
     row = dataclasses.replace(OPTIMIZERS["sgd"], arguments={"momentum": 0.99}, summary="other words")
     assert dataclasses.replace(job(), row=row).specification.key not in keys
     words = dataclasses.replace(OPTIMIZERS["sgd"], summary="other words")
@@ -163,6 +167,25 @@ def test_a_process_that_lives_keeps_others_out_and_one_that_is_dead_does_not(tmp
     reused.write(store.directory(specification.key) / "lease.json")  # the number is in use again, by another process
     made(store, job())
     assert [entry.status for entry in store.entries()] == ["done"]
+
+
+def test_what_a_process_leaves_that_is_killed_as_it_finishes_a_run_is_deleted(tmp_path: Path) -> None:
+    store, told = store_in(tmp_path)
+    made(store, job())
+    directory = store.directory(job().specification.key)
+    whole = ["environment.json", "result.json", "specification.json"]
+    (directory / "checkpoint").write_bytes(b"left")
+    ours = leases.Holder.this_process()
+    ours.write(directory / "lease.json")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == sorted([*whole, "checkpoint", "lease.json"])  # its process is about to end the lease
+    dataclasses.replace(ours, started=ours.started - 100).write(directory / "lease.json")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == whole
+    (directory / "checkpoint.previous").write_bytes(b"left")
+    assert [entry.status for entry in store.entries()] == ["done"]
+    assert names(directory) == whole
+    assert told == []
 
 
 def test_a_process_elsewhere_is_judged_by_its_heartbeat(tmp_path: Path) -> None:

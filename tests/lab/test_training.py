@@ -164,6 +164,23 @@ def test_training_goes_through_the_compiled_network_and_judging_does_not(monkeyp
     assert compiled.evaluations == plain.evaluations
 
 
+def test_autocast_computes_in_bfloat16_and_judges_in_float32() -> None:
+    seen = []
+
+    def network() -> nn.Module:
+        model = TASK.model()
+        model.register_forward_hook(lambda module, args, output: seen.append((module.training, output.dtype)))
+        return model
+
+    task = dataclasses.replace(TASK, model=network)
+    cast, plain = (
+        train(task, DATA, OPTIMIZERS["adamw"], 0.01, 0, Settings(30, autocast=autocast)) for autocast in (True, False)
+    )
+    assert set(seen) == {(True, torch.bfloat16), (True, torch.float32), (False, torch.float32)}
+    assert cast.final.test_loss != plain.final.test_loss
+    assert math.isclose(cast.final.test_loss, plain.final.test_loss, rel_tol=0.05)
+
+
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_it_does_uncompiled() -> None:
     plain, compiled = (

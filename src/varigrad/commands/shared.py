@@ -31,6 +31,10 @@ GLANCE = typer.Option(
     show_default="the task's, which is all",
     metavar="N",
 )
+AUTOCAST = typer.Option(
+    "--autocast",
+    help="Compute in bfloat16 what torch.autocast does: faster where the processor or the GPU has it; another run.",
+)
 
 
 def data_folder(given: Path | None) -> Path | None:

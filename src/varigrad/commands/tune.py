@@ -84,6 +84,7 @@ def tune_command(
         str | None, typer.Option(help="Optimizer steps per run.", show_default="the task's", metavar="N")
     ] = None,
     glance: Annotated[str | None, shared.GLANCE] = None,
+    autocast: Annotated[bool, shared.AUTOCAST] = False,
     schedule: Annotated[str, typer.Option(help="As for varigrad compare.", metavar="NAME")] = "cosine",
     device: Annotated[str, typer.Option(help="As for varigrad compare.", metavar="NAME")] = "auto",
     threads: Annotated[
@@ -164,7 +165,7 @@ def tune_command(
         for name, one in chosen.items():
             as_tried = options.by_protocol(rows, one) if schedule == "paper" else rows
             first, *further = ([(row, tried[row.name]) for row in as_tried] for tried in points)
-            settings = Settings(step_counts[name], schedule=schedule, device=found_device)
+            settings = Settings(step_counts[name], schedule=schedule, device=found_device, autocast=autocast)
             data = one.data.load(folder).to(found_device)
             reach = Target(one.target if goal is None else goal)
             if target == "procedure":

@@ -13,7 +13,7 @@ import torch
 
 from .library import address
 
-__all__ = ["together"]
+__all__ = ["are_torchs", "together"]
 
 _is_forked = False
 
@@ -40,6 +40,11 @@ def together(function: Callable[[ctypes.c_void_p], object], arguments: array[int
     finally:
         # One that has not begun is not waited for: all is done. The others still use what the caller holds.
         wait([other for other in others if not other.cancel()])
+
+
+def are_torchs() -> bool:
+    """Whether compiled code runs in torch's own threads, and not in a pool."""
+    return _team() is not None
 
 
 @functools.cache

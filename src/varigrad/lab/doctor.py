@@ -24,6 +24,7 @@ import varigrad
 from varigrad.engine import fused
 from varigrad.engine.optimizer import RuleOptimizer
 from varigrad.engine.rule import Rule
+from varigrad.engine.threads import are_torchs
 from varigrad.lab.machine import processor
 
 Status = Literal["yes", "no", "warning", "broken"]
@@ -140,7 +141,9 @@ def _kernels() -> Finding:
     reasons = {rule.name: fused.unavailable(rule) for rule in variants}
     bad = {rule: reason for rule, reason in reasons.items() if reason}
     if not bad:
-        return _tried(name, {"fused": True}, f"compiled kernels for {len(reasons)} rules, of the present version")
+        where = "torch's own threads" if are_torchs() else "threads of their own"
+        detail = f"compiled kernels for {len(reasons)} rules, of the present version, in {where}"
+        return _tried(name, {"fused": True}, detail)
     if not _KERNELS.exists():
         return Finding(name, "warning", bad[next(iter(bad))], f"install a C compiler, then {_rebuild()}")
     if len(set(bad.values())) == 1 and len(bad) == len(reasons):  # the library itself

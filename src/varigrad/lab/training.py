@@ -35,6 +35,8 @@ class Settings:
         everything: Whether the validation part is trained on, too, as the papers did: nothing can be chosen on it then.
         compiled: Whether training goes through `torch.compile`: a minute at the beginning, then shorter steps. Losses
             differ in their last digits. It is not for `svgd` and others that take the model.
+        autocast: Whether training computes in bfloat16 what `torch.autocast` does, for speed. Weights, gradients and
+            evaluations stay in float32, but a run is another one.
     """
 
     steps: int
@@ -43,6 +45,12 @@ class Settings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     everything: bool = False
     compiled: bool = False
+    autocast: bool = False
+
+    @property
+    def manner(self) -> str:
+        """For people, such as `"300 steps, cosine schedule"`."""
+        return f"{self.steps:,} steps, {self.schedule} schedule{', autocast to bfloat16' if self.autocast else ''}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,8 @@ def train(
             model.train()
             _set_mode(optimizer, "train")
             for step in range(max(start, reached), stop):
-                loss = loss_of(forward, *batches[step])
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.autocast):
+                    loss = loss_of(forward, *batches[step])
                 optimizer.zero_grad()
                 (loss if penalty is None else loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
                 durations.append(_timed_step(optimizer, device))

@@ -68,7 +68,8 @@ def method(comparison: Comparison) -> list[str]:
     }
     return [
         f"{runs:,} runs of {settings.steps:,} steps with {task.batch_size} images each; weight decay "
-        f"{settings.weight_decay:g}. {schedule[settings.schedule]}",
+        f"{settings.weight_decay:g}. {schedule[settings.schedule]}"
+        + (" Training computes in bfloat16 what torch.autocast does." if settings.autocast else ""),
         f"{rates}; the rate shown is the one with the lowest final loss on held-out validation data, averaged over "
         f"{seeds} seed{'s' if seeds > 1 else ''}. The test data had no say in that.",
         "A seed gives every optimizer the same initial weights, the same batches and the same augmentation. "

@@ -62,6 +62,7 @@ def to_json(comparison: Comparison, provenance: Mapping[str, str]) -> str:
             "learning_rates": _rates(comparison),
             "schedule": settings.schedule,
             "weight_decay": settings.weight_decay,
+            "autocast": settings.autocast,
             "device": str(settings.device),
         },
         "optimizers": [_contender(contender, task, settings.steps) for contender in comparison.contenders],

@@ -169,11 +169,10 @@ def table(tunings: Sequence[Tuning], width: int) -> Group:
     """
     parts: list[RenderableType] = []
     for tuning in tunings:
-        steps = f"{tuning.settings.steps:,} steps, {tuning.settings.schedule} schedule"
         content = task_table(tuning)
         if width < WIDE:
             content = content.without("seconds to")
-        title = Text(f"{tuning.task.label}: {tuning.task.summary}; {steps}", style="bold")
+        title = Text(f"{tuning.task.label}: {tuning.task.summary}; {tuning.settings.manner}", style="bold")
         parts += [title, Text(), _drawn(content), Text()]
     if len(tunings) > 1:
         parts += [Text(f"{len(tunings)} tasks, geometric mean", style="bold"), Text()]

@@ -88,6 +88,7 @@ def _tuning(tuning: Tuning) -> dict[str, Any]:
         "steps": tuning.settings.steps,
         "glance": tuning.task.glance,
         "schedule": tuning.settings.schedule,
+        "autocast": tuning.settings.autocast,
         "seeds": list(tuning.seeds),
         "trial_seed": tuning.trial_seed,
         "target_accuracy": tuning.target,

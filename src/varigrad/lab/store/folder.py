@@ -238,11 +238,23 @@ class Store:
             return None  # set aside just now
         if run is not None:
             status = "done"
+            self._tidy(directory)
         elif holder is not None and holder.is_alive(directory / _LEASE):
             status = "running"
         else:
             status = "failed" if (directory / _ERROR).exists() else "interrupted"
         return Entry(specification, status, run, directory)
+
+    def _tidy(self, directory: Path) -> None:
+        """Delete what a process has left in a run that is done, because it was killed just then."""
+        left = [path for path in (directory / _LEASE, *KeptCheckpoints.files(directory)) if path.exists()]
+        if not left:
+            return
+        with self._lock:
+            holder = Holder.read(directory / _LEASE)
+            if holder is None or not holder.is_alive(directory / _LEASE):
+                for path in left:
+                    path.unlink(missing_ok=True)
 
     def remove(self, entry: Entry) -> None:
         """Delete a run.

@@ -77,5 +77,10 @@ class KeptCheckpoints:
     @staticmethod
     def remove(directory: Path) -> None:
         """Delete the checkpoints of a run that is finished."""
-        for name in (LATEST, PREVIOUS):
-            (directory / name).unlink(missing_ok=True)
+        for path in KeptCheckpoints.files(directory):
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def files(directory: Path) -> tuple[Path, ...]:
+        """Where the checkpoints of a run are kept."""
+        return directory / LATEST, directory / PREVIOUS

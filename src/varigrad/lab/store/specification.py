@@ -75,7 +75,8 @@ class Specification:
             settings={
                 field.name: getattr(settings, field.name)
                 for field in dataclasses.fields(settings)
-                if field.name != "device"
+                # Runs made before there was autocast keep their keys.
+                if field.name not in ("device", *(() if settings.autocast else ("autocast",)))
             },
             device=settings.device.type,
             optimizer_class=None if row.name in KNOWN else row.class_name,
