@@ -1,7 +1,8 @@
-"""What all tests share: how Triton is imported, and how objects are counted."""
+"""What all tests share: how Triton is imported, and what the garbage collector walks through."""
 
 import gc
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,13 +12,27 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-@pytest.fixture
-def newer_objects():
-    """Returns a function that lists what the garbage collector knows and what is newer than the test.
+def put_aside() -> None:
+    """Has the garbage collector leave alone what there is: trainers and compilers call it, and so do tests.
 
-    Everything older is put aside meanwhile: to walk through all that a long run of tests has made takes seconds.
+    To walk through all libraries and all that thousands of tests have left takes it a second each time.
     """
     gc.collect()
     gc.freeze()
-    yield gc.get_objects
+
+
+@pytest.fixture(scope="module", autouse=True)
+def young_heap() -> None:
+    put_aside()
+
+
+@pytest.fixture
+def newer_objects() -> Callable[[], list[object]]:
+    """Returns a function that lists what the garbage collector knows and what is newer than the test."""
+    put_aside()
+    return gc.get_objects
+
+
+def pytest_unconfigure() -> None:
+    """Lets the interpreter take down in the end what was put aside; some libraries complain where it does not."""
     gc.unfreeze()
