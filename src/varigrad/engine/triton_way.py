@@ -136,7 +136,7 @@ def _launch(
         return sums
     addresses = array("q")
     for name in (*rule.elements, COMPENSATION) if variant.compensated else rule.elements:
-        addresses.extend(places[name])
+        addresses.frombytes(places[name].tobytes())
     aligned = all(address % 16 == 0 for address in addresses)
     shared = (0.0 if name in own else float(numbers[name]) for name in scalars(rule))  # type: ignore[arg-type]
     addresses.frombytes(array("d", shared).tobytes())
