@@ -478,7 +478,7 @@ def test_a_frozen_model_thaws():
     assert set(optimizer.virtual_gradients.squares) == {"0.weight", "2.weight", "4.weight"}
 
 
-def test_memory_does_not_grow_with_the_steps():
+def test_memory_does_not_grow_with_the_steps(newer_objects):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     optimizer = varigrad.SVGD(model)
     counts = []
@@ -487,11 +487,9 @@ def test_memory_does_not_grow_with_the_steps():
         model(torch.randn(4 + step % 2, 1, 6, 6)).mean().backward()
         optimizer.step()
         gc.collect()
-        # Plain ones: other tests may have left lazy, sparse or sharded ones behind.
-        found = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
-        tensors = [tensor for tensor in found if tensor.layout is torch.strided]
+        tensors = [thing for thing in newer_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
         counts.append((len(tensors), sum(tensor.untyped_storage().nbytes() for tensor in tensors)))
-        del found, tensors
+        del tensors
     assert len(set(counts[3:])) == 1
 
 

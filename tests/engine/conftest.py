@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import shutil
 import sysconfig
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from varigrad.engine import fused
 
@@ -40,9 +42,17 @@ def compile_rules(rules, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_library(tmp_path_factory) -> Path:
-    # The variant of a rule that takes an optional argument is compiled with the rule itself.
-    rules = [rule for rule in (*RULES, learned, summing, *RANDOM_RULES) if not rule.taken]
-    return compile_rules(rules, tmp_path_factory.mktemp("toy_library"))
+    """The library of all toy rules, compiled once in a run of the tests, however many processes that has."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "toy_library"
+    with FileLock(folder.with_suffix(".lock")):
+        if (folder / "kernels.so").exists():
+            return folder / "kernels.so"
+        folder.mkdir(exist_ok=True)
+        # The variant of a rule that takes an optional argument is compiled with the rule itself.
+        return compile_rules([rule for rule in (*RULES, learned, summing, *RANDOM_RULES) if not rule.taken], folder)
 
 
 @pytest.fixture

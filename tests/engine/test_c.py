@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from varigrad import VSGD, ConstantVSGD
 from varigrad.engine import c, fused, library
 from varigrad.engine.rule import minimum, rule, sqrt, where
 
@@ -146,21 +147,21 @@ def constants(param, grad, mean, *, lr):
     return param - (-1.5 - lr) * (grad - -2.0), -1 * mean + 1e-45 * grad + 1 / 3 * param
 
 
-@pytest.mark.parametrize(
-    "the_rule",
-    [
-        awkward_names,
-        unbounded,
-        constants,
-    ],
-    ids=by_name,
-)
-def test_any_name_and_any_number_can_be_compiled(the_rule, tmp_path, use_library):
+AWKWARD = (awkward_names, unbounded, constants)
+
+
+@pytest.fixture(scope="module")
+def other_library(tmp_path_factory):
+    """The library of these rules, and of two of the package's own."""
     try:
-        library = compile_rules([the_rule], tmp_path)
+        return compile_rules([*AWKWARD, VSGD.rule, ConstantVSGD.rule], tmp_path_factory.mktemp("other_library"))
     except Exception as error:  # setuptools has no stable place for CompileError
         pytest.fail(f"does not compile: {error}")
-    use_library(library)
+
+
+@pytest.mark.parametrize("the_rule", AWKWARD, ids=by_name)
+def test_any_name_and_any_number_can_be_compiled(the_rule, other_library, use_library):
+    use_library(other_library)
     tensors = draw(the_rule)
     scalars = dict.fromkeys(the_rule.keywords, 0.3)
     ours, theirs = toy_rules.copy(tensors), toy_rules.copy(tensors)
@@ -205,14 +206,10 @@ def built():
 
 
 def test_the_rules_are_found_without_torch(built):
-    from varigrad import VSGD, ConstantVSGD
-
     assert {VSGD.rule.name, ConstantVSGD.rule.name} <= set(built["rules"])
 
 
 def test_the_source_written_without_torch_is_of_the_same_rules(built):
-    from varigrad import VSGD
-
     assert f'"{c.fingerprint(VSGD.rule)}"' in built["source"]
 
 
@@ -222,8 +219,6 @@ def test_the_wheel_is_for_a_platform_and_any_python(built):
     assert platform != "any"
 
 
-def test_the_packages_own_rules_compile(tmp_path, use_library):
-    from varigrad import VSGD, ConstantVSGD
-
-    use_library(compile_rules([VSGD.rule, ConstantVSGD.rule], tmp_path))
+def test_the_packages_own_rules_compile(other_library, use_library):
+    use_library(other_library)
     assert fused.unavailable(VSGD.rule) == fused.unavailable(ConstantVSGD.rule) == ""

@@ -31,22 +31,32 @@ def test_views_of_one_tensor_are_counted_where_they_are(way):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_numbers_are_read_in_order_and_written_back(way, dtype):
-    tensors = [torch.tensor(value, dtype=dtype) for value in (0.1, -3.0, float("inf"), 0.0)]
-    numbers = per_tensor.Numbers(tensors)
+    columns = {
+        "first": [torch.tensor(value, dtype=dtype) for value in (0.1, -3.0, float("inf"), 0.0)],
+        "second": [torch.tensor(value, dtype=dtype) for value in (7.0, 8.0, 9.0, 10.0)],
+    }
+
+    def kept():
+        return {name: [tensor.item() for tensor in column] for name, column in columns.items()}
+
+    numbers = per_tensor.Numbers(columns)
     read = numbers.read()
-    assert read.dtype is dtype
-    assert read.tolist() == [tensor.item() for tensor in tensors]
-    numbers.write(read.double() * 2)
-    assert [tensor.item() for tensor in tensors] == (read * 2).tolist()
-    numbers.write([torch.tensor(float(value)) for value in range(4)])
-    assert [tensor.item() for tensor in tensors] == [0.0, 1.0, 2.0, 3.0]
+    assert {row.dtype for row in read.values()} == {dtype}
+    assert {name: row.tolist() for name, row in read.items()} == kept()
+    numbers.write({"second": read["first"].double() * 2})
+    assert kept() == {"first": read["first"].tolist(), "second": (read["first"] * 2).tolist()}
+    # Given in another order, of two kinds, and one of them a view with gaps.
+    numbers.write({"second": torch.arange(8.0)[::2], "first": [torch.tensor(float(value)) for value in range(4)]})
+    assert kept() == {"first": [0.0, 1.0, 2.0, 3.0], "second": [0.0, 2.0, 4.0, 6.0]}
+    numbers.write({})
+    assert kept() == {"first": [0.0, 1.0, 2.0, 3.0], "second": [0.0, 2.0, 4.0, 6.0]}
 
 
 def test_autograd_is_not_cut_off_where_it_is_to_follow():
     optimizer = Learned([torch.zeros(3, requires_grad=True)], differentiable=True)
     state = {"step": torch.tensor(2.0), "logit": torch.tensor(0.1), "agreement": torch.tensor(2.0, requires_grad=True)}
     (group,) = optimizer.param_groups
-    numbers = {name: per_tensor.Numbers([state[name]]) for name in ("agreement", "logit")}
+    numbers = per_tensor.Numbers({name: [state[name]] for name in ("agreement", "logit")})
     found = keyword_arguments(optimizer.scalars, optimizer.rule, group, [state], numbers, 2.0)
     (slope,) = torch.autograd.grad(found["gain"][0], state["agreement"])
     assert slope > 0

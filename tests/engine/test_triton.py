@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from tests.battery.table import ROWS
-from varigrad.engine import foreach, triton_way
+from varigrad.engine import foreach, triton_way, ways
 from varigrad.engine.operations import OPERATIONS
-from varigrad.engine.optimizer import RuleOptimizer
 from varigrad.engine.rule import RESERVED
 from varigrad.engine.storage import Rounding, load, store
 from varigrad.vsgd import vsgd
@@ -58,7 +57,7 @@ def exact_loop(monkeypatch):
 @pytest.fixture
 def kernels(monkeypatch):
     """Lets optimizers whose flags ask for nothing else take the kernels, also on a CPU."""
-    monkeypatch.setattr(RuleOptimizer, "_compiled", lambda *_: triton_way)
+    monkeypatch.setattr(ways, "compiled_way", lambda *_: triton_way)
 
 
 def run(the_rule, tensors, maximize=False, **scalars):
@@ -365,7 +364,8 @@ def test_off_the_cpu_a_kernel_is_taken_where_it_is_asked_for(fused, elsewhere, m
     monkeypatch.setattr(triton_way, "unavailable", lambda rule: "")
     monkeypatch.setattr(triton_way, "trouble", lambda device: "")
     optimizer = Momentum([elsewhere], fused=fused)
-    assert optimizer._way(optimizer.param_groups[0], [elsewhere]) is (triton_way if fused else foreach)
+    taken = ways.way(optimizer.rule, optimizer.param_groups[0], [elsewhere])
+    assert taken is (triton_way if fused else foreach)
 
 
 def test_fused_is_refused_where_a_kernel_cannot_be_run(elsewhere, monkeypatch):

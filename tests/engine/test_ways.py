@@ -271,7 +271,8 @@ def test_a_negated_view_is_read_as_what_it_stands_for():
 
 @given(sizes=st.lists(st.integers(0, 700), max_size=8))
 def test_the_portions_cover_every_element_once(sizes):
-    spans, ends = fused._spans(tuple(sizes), 128)
+    spans, ends, owners = fused._spans(tuple(sizes), 128)
+    assert (list(range(len(sizes))) if owners is None else owners.tolist()) == list(spans[::3])
     spans = np.array(spans, dtype=int).reshape(-1, 3)
     covered = [np.zeros(size, dtype=int) for size in sizes]
     portions = [spans[first:last].tolist() for first, last in itertools.pairwise(ends)]

@@ -55,19 +55,21 @@ def buckets(
     first = rule.state[0] if rule.state else "step"
     columns: list[list[Any]] = [
         list(counts),
-        [param.device for param in params],
         [param.dtype for param in params],
         [grad.dtype for grad in grads],
         [state[first].dtype for state in states],
     ]
+    if False in [param.is_cpu for param in params]:
+        columns.append([param.device for param in params])
     if not set(map(type, params)) <= PLAIN:
         columns.append(list(map(layout, params)))
+    # Counted, which is quicker than to sort them.
+    if all(column.count(column[0]) == len(column) for column in columns):
+        yield counts[0], Bucket(params, grads, states, inputs)
+        return
     positions: dict[tuple[Any, ...], list[int]] = {}
     for position, key in enumerate(zip(*columns, strict=True)):
         positions.setdefault(key, []).append(position)
-    if len(positions) == 1:
-        yield counts[0], Bucket(params, grads, states, inputs)
-        return
     for key, alike in positions.items():
         yield (
             key[0],
@@ -86,7 +88,7 @@ def run(
     bucket: Bucket,
     scalars: Mapping[str, float | list[Any]],
     group: Mapping[str, Any],
-    numbers: Mapping[str, Numbers],
+    numbers: Numbers | None,
     count: float | None,
     scale: LossScale = UNSCALED,
 ) -> None:
@@ -99,7 +101,7 @@ def run(
         scalars: The rule's keyword arguments: one number for the bucket, or one for each parameter, as a number or as a
             0-dim tensor.
         group: The hyperparameters and flags.
-        numbers: The rule's statistics, by name, which are written.
+        numbers: The rule's statistics and memory, where it has any; the statistics are written.
         count: The number of this step; None where it is on the device.
         scale: What is to be done about the scale of the loss, if the way is a compiled one.
     """
@@ -122,8 +124,8 @@ def run(
             _attach(rule, states, stored["param"], tensors, sums)
             return
         store(stored, tensors, written, rounding)
-    for name, column in summed(sums, params).items():
-        numbers[name].write(column)
+    if numbers is not None:
+        numbers.write(summed(sums, params))
 
 
 def _unscaling(scale: LossScale, maximize: bool, count: int) -> dict[str, float | list[Tensor]]:

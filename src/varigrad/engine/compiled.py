@@ -6,14 +6,16 @@ that belongs to it side by side, so that the elements of all of them must lie th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .storage import Rounding, is_dense
+from .storage import Rounding, is_dense, width
 
-__all__ = ["STORED", "readable", "side_by_side", "takes", "written"]
+__all__ = ["STORED", "Arrays", "side_by_side", "takes", "written"]
 
 STORED = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The dtypes that arrays computed in float32 may be stored in, by their numbers in the compiled code."""
@@ -33,56 +35,91 @@ def takes(stored: Mapping[str, list[Tensor]], names: Sequence[str], rounding: Ro
     return dtypes <= STORED.keys() or dtypes == {torch.float64}
 
 
-def readable(column: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Returns the tensors in a dtype that the compiled code for `dtype` knows; only inputs can have another."""
-    known = column[0].dtype is dtype or (dtype is torch.float32 and column[0].dtype in STORED)
-    return column if known else [tensor.to(dtype) for tensor in column]
+class Arrays(NamedTuple):
+    """A bucket as compiled code takes it.
+
+    Attributes:
+        tensors: The columns; the elements of each parameter's tensors lie in memory alike.
+        sizes: How many elements each parameter has.
+        addresses: Where the tensors of each column lie.
+    """
+
+    tensors: dict[str, list[Tensor]]
+    sizes: tuple[int, ...]
+    addresses: dict[str, array[int]]
 
 
-def side_by_side(tensors: dict[str, list[Tensor]], names: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Returns the tensors, copied where the elements of one parameter's arrays do not lie in memory alike.
+def side_by_side(tensors: dict[str, list[Tensor]], names: Sequence[str]) -> Arrays:
+    """Returns the tensors, copied where the elements of one parameter's do not lie in memory alike.
+
+    Autograd is told that those that are written will not hold any longer what it may have saved.
 
     Args:
-        tensors: The columns of a bucket, `param` among them; returned itself where nothing needs a copy.
-        names: Those that are written: no lazily negated views.
+        tensors: The columns of a bucket, `param` among them.
+        names: Those that are written: no lazily negated views, and of dtypes that are known.
 
     Raises:
         RuntimeError: If a shape is not that of the parameter.
     """
-    return tensors if _are_plain(tensors, names) else _plain(tensors)
+    dtype = width(tensors["param"][0].dtype)
+    readable = {name: column if name in names else _readable(column, dtype) for name, column in tensors.items()}
+    return _as_they_are(readable, names) or _copied(readable, names)
 
 
-def written(ours: Mapping[str, list[Tensor]], theirs: Mapping[str, list[Tensor]], names: Iterable[str]) -> None:
-    """Tells autograd what compiled code has written to, and brings what it wrote to copies where it belongs.
+def written(ours: Arrays, theirs: Mapping[str, list[Tensor]], names: Iterable[str]) -> None:
+    """Brings what compiled code wrote to copies where it belongs.
 
     Args:
         ours: What `side_by_side` returned.
         theirs: What it was given.
         names: The columns that were written.
     """
-    names = list(names)
-    # Autograd must notice that the values it saved are no longer there, as it does after one of torch's operations.
-    torch.autograd.graph.increment_version([copy for name in names for copy in ours[name]])
-    if ours is not theirs:
-        for name in names:
-            for copy, tensor in zip(ours[name], theirs[name], strict=True):
+    for name in names:
+        if ours.tensors[name] is not theirs[name]:
+            for copy, tensor in zip(ours.tensors[name], theirs[name], strict=True):
                 if copy is not tensor:
                     tensor.copy_(copy)
 
 
-def _are_plain(tensors: Mapping[str, list[Tensor]], names: Sequence[str]) -> bool:
-    """Whether the compiled code can take the tensors as they are."""
+def _readable(column: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Returns the tensors in a dtype that the compiled code for `dtype` knows; only inputs can have another."""
+    known = column[0].dtype is dtype or (dtype is torch.float32 and column[0].dtype in STORED)
+    return column if known else [tensor.to(dtype) for tensor in column]
+
+
+def _as_they_are(tensors: dict[str, list[Tensor]], names: Sequence[str]) -> Arrays | None:
+    """Returns the tensors themselves; None if compiled code cannot take them as they are."""
     # One question to a thousand small tensors at a time, and the cheapest that will do: all of them to one tensor after
-    # the other cost more than the step. A parameter that was given other data has another shape than all of its state.
+    # the other cost more than the step. Column by column, because the processor then has the tensors at hand. A
+    # parameter that was given other data has another shape than all of its state.
     other = names[1] if len(names) > 1 else "grad"
-    shapes, others = ([tensor.shape for tensor in tensors[name]] for name in ("param", other))
-    sizes = list(map(Tensor.numel, tensors["param"]))
-    return (
-        all(all(map(Tensor.is_contiguous, column)) for column in tensors.values())
-        and not any(any(map(Tensor.is_neg, column)) for name, column in tensors.items() if name not in names)
-        and all(list(map(Tensor.numel, column)) == sizes for column in tensors.values())
-        and shapes == others
-    )
+    shapes = [tensor.shape for tensor in tensors["param"]]
+    sizes = list(map(torch.Size.numel, shapes))
+    addresses = {}
+    for name, column in tensors.items():
+        if name == other:
+            alike = [tensor.shape for tensor in column] == shapes
+        else:
+            alike = name == "param" or list(map(Tensor.numel, column)) == sizes
+        if not alike or not all(map(Tensor.is_contiguous, column)):
+            return None
+        if name not in names and any(map(Tensor.is_neg, column)):
+            return None
+        addresses[name] = _addresses(column, name in names)
+    return Arrays(tensors, tuple(sizes), addresses)
+
+
+def _copied(tensors: Mapping[str, list[Tensor]], names: Sequence[str]) -> Arrays:
+    """Returns tensors that lie in memory as the parameters do, where they can as the parameters themselves do."""
+    plain = _plain(tensors)
+    addresses = {name: _addresses(column, name in names) for name, column in plain.items()}
+    return Arrays(plain, tuple(map(Tensor.numel, plain["param"])), addresses)
+
+
+def _addresses(column: list[Tensor], is_written: bool) -> array[int]:
+    if is_written:
+        torch.autograd.graph.increment_version(column)
+    return array("Q", map(Tensor.data_ptr, column))
 
 
 def _plain(tensors: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 from array import array
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .c import fingerprint, symbol
-from .compiled import STORED, readable, side_by_side, takes, written
+from .compiled import STORED, Arrays, side_by_side, takes, written
 from .library import address, kernels
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, width
@@ -65,65 +64,75 @@ def run(
         For every name in `rule.statistics` its sums over the tensors.
     """
     names = [name for name in ("param", *rule.state, COMPENSATION) if name in tensors]
-    plain = side_by_side(tensors, names)
-    sums = _call(rule, plain, scalars, maximize, rounding)
-    written(plain, tensors, names)
+    arrays = side_by_side(tensors, names)
+    sums = _call(rule, arrays, scalars, maximize, rounding)
+    written(arrays, tensors, names)
     return sums
 
 
 def _call(
     rule: Rule,
-    tensors: Mapping[str, list[Tensor]],
+    arrays: Arrays,
     scalars: Mapping[str, float | list[Any]],
     maximize: bool,
     rounding: Rounding,
 ) -> dict[str, Tensor]:
     """Runs the compiled function on every element, in as many threads as torch itself would use."""
-    params = tensors["param"]
     library = kernels()
     assert not isinstance(library, str), "the optimizer asks `unavailable` first"
-    dtype = width(params[0].dtype)
+    tensors, sizes, addresses = arrays
+    count = len(sizes)
+    dtype = width(tensors["param"][0].dtype)
     names = [*rule.elements, COMPENSATION] if COMPENSATION in tensors else rule.elements
-    columns = [readable(tensors[name], dtype) for name in names]
     pointers = array("Q")
-    for tensors_of_one in columns:
-        pointers.extend(map(Tensor.data_ptr, tensors_of_one))
+    for name in names:
+        pointers += addresses[name]
     storage: tuple[int, ...] = ()
-    if any(column[0].dtype is not dtype for column in columns):
-        types = array("q", (STORED[column[0].dtype] for column in columns))
+    dtypes = [tensors[name][0].dtype for name in names]
+    if dtypes.count(dtype) < len(names):
+        types = array("q", map(STORED.__getitem__, dtypes))
         lanes = array("q", (rounding.lanes.get(name, -1) for name in names))
         firsts = array("q", map(int, rounding.places))
         storage = (
-            *(address(types), address(lanes), COMPENSATION in tensors, int(rounding.steps[0])),
+            *(address(types), address(lanes), int(COMPENSATION in tensors), int(rounding.steps[0])),
             address(firsts),
         )
     function = getattr(library, symbol(rule.name, CTYPES[dtype] + ("_mixed" if storage else "")))
     full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
-    given = [full[name] for name in (*rule.keywords, "decay", "direction")]
+    given: list[Any] = [full[name] for name in (*rule.keywords, "decay", "direction")]
     each = any(isinstance(value, list) for value in given)
-    rows = [[float(v) for v in value] if isinstance(value, list) else [float(value)] * len(params) for value in given]
-    numbers = array("d", itertools.chain.from_iterable(zip(*rows, strict=True)) if each else given)
+    numbers = array("d", bytes(8 * len(given) * count) if each else given)
+    for index, value in enumerate(given if each else ()):
+        row = array("d", map(float, value)) if isinstance(value, list) else array("d", [value]) * count
+        numbers[index :: len(given)] = row
     statistics = len(rule.statistics)
 
-    sizes = tuple(map(Tensor.numel, params))
-    spans, ends = _spans(sizes, SPAN)
+    spans, ends, owners = _spans(sizes, SPAN)
     workers = max(1, min(torch.get_num_threads(), sum(sizes) // SHARE))
     sums = array("d", bytes(8 * len(spans) // 3 * statistics))
     work = (
-        *(workers, 0, len(ends) - 1, address(ends), address(spans), len(params), address(pointers)),
+        *(workers, 0, len(ends) - 1, address(ends), address(spans), count, address(pointers)),
         *(address(numbers), len(given) if each else 0, address(sums)),
     )
     together(function, array("q", work + storage), workers)
-    totals = torch.zeros(statistics, len(params), dtype=torch.float64)
+    return _totals(rule, sums, owners, count)
+
+
+def _totals(rule: Rule, sums: array[float], owners: Tensor | None, count: int) -> dict[str, Tensor]:
+    """Adds up the statistics of each tensor's spans."""
+    if not rule.statistics:
+        return {}
+    statistics = len(rule.statistics)
+    totals = torch.zeros(statistics, count, dtype=torch.float64)
     # A rank may hold no element of any tensor: there is nothing to add up then.
     if sums:
-        tensor_of = torch.frombuffer(spans, dtype=torch.int64)[::3]
-        totals.index_add_(1, tensor_of, torch.frombuffer(sums, dtype=torch.float64).view(-1, statistics).T)
+        rows = torch.frombuffer(sums, dtype=torch.float64).view(-1, statistics).T
+        totals = rows if owners is None else totals.index_add_(1, owners, rows)
     return dict(zip(rule.statistics, totals, strict=True))
 
 
 @functools.lru_cache(maxsize=64)
-def _spans(sizes: tuple[int, ...], most: int) -> tuple[array[int], array[int]]:
+def _spans(sizes: tuple[int, ...], most: int) -> tuple[array[int], array[int], Tensor | None]:
     """Divides tensors of these sizes into portions that a thread takes at a time.
 
     The division does not depend on the threads, and so neither do the statistics, which are added up span by span.
@@ -134,7 +143,8 @@ def _spans(sizes: tuple[int, ...], most: int) -> tuple[array[int], array[int]]:
 
     Returns:
         The spans one after the other, each a tensor's number, its first element, its end; and where the portions end:
-        a 0 and for each the number of the spans in it and before.
+        a 0 and for each the number of the spans in it and before. At last the number of each span's tensor, or None
+        where each tensor has one span.
     """
     spans, ends, held = array("q"), array("q", [0]), 0
     for index, size in enumerate(sizes):
@@ -147,4 +157,5 @@ def _spans(sizes: tuple[int, ...], most: int) -> tuple[array[int], array[int]]:
             held += stop - start
     if held:
         ends.append(len(spans) // 3)
-    return spans, ends
+    owners = torch.tensor(spans[::3], dtype=torch.int64)
+    return spans, ends, None if owners.tolist() == list(range(len(sizes))) else owners

@@ -29,6 +29,8 @@ FLAGS: dict[str, tuple[Accepts, Any]] = {
 }
 """The keyword-only flags that every optimizer takes: what they accept, and their defaults."""
 
+_FLAGS_ACCEPT: dict[str, Accepts] = {key: accepted for key, (accepted, _) in FLAGS.items()}
+
 CYCLED = "momentum"
 """The key under which torch's OneCycleLR and CyclicLR write into a group what takes the place of `beta`; until then it
 is True."""
@@ -59,12 +61,10 @@ def check(name: str, accepts: Mapping[str, Accepts], group: Mapping[str, Any], i
         ValueError: If a value is out of range.
         RuntimeError: If flags exclude each other.
     """
-    for key, accepted in (
-        *SHARED.items(),
-        *accepts.items(),
-        *((key, accepted) for key, (accepted, _) in FLAGS.items()),
-    ):
-        accepted.check(f"{name}'s {key}{place(index)}", group[key])
+    where = place(index)
+    for known in (SHARED, accepts, _FLAGS_ACCEPT):
+        for key, accepted in known.items():
+            accepted.check(f"{name}'s {key}{where}", group[key])
     if "beta" in group and CYCLED not in accepts and group.get(CYCLED, True) is not True:
         accepts["beta"].check(f"{name}'s {CYCLED}{place(index)}", group[CYCLED])
     if group["foreach"] and group["fused"]:
@@ -132,18 +132,19 @@ def refuse_tensors(owner: str, group: Mapping[str, Any], index: int, params: lis
         params: The parameters.
         grads: Their gradients.
     """
-    for param, grad in zip(params, grads, strict=True):
-        if group["differentiable"] and param.is_leaf and param.requires_grad:
-            raise RuntimeError(
-                f"{owner}: differentiable=True cannot step {name_of(group, index, param)}, because autograd allows no "
-                "change of a leaf that requires a gradient: give the optimizer a clone() of it, or leave "
-                "differentiable=False"
-            )
-        if grad.layout is not torch.strided:
-            raise RuntimeError(
-                f"{owner} needs dense gradients, but {name_of(group, index, param)} has a sparse one: build the layer "
-                "with sparse=False, or give that parameter to torch.optim.SparseAdam"
-            )
+    if group["differentiable"] and any(param.is_leaf and param.requires_grad for param in params):
+        param = next(param for param in params if param.is_leaf and param.requires_grad)
+        raise RuntimeError(
+            f"{owner}: differentiable=True cannot step {name_of(group, index, param)}, because autograd allows no "
+            "change of a leaf that requires a gradient: give the optimizer a clone() of it, or leave "
+            "differentiable=False"
+        )
+    if [grad.layout for grad in grads].count(torch.strided) < len(grads):
+        param = next(param for param, grad in zip(params, grads, strict=True) if grad.layout is not torch.strided)
+        raise RuntimeError(
+            f"{owner} needs dense gradients, but {name_of(group, index, param)} has a sparse one: build the layer "
+            "with sparse=False, or give that parameter to torch.optim.SparseAdam"
+        )
     if not torch.compiler.is_compiling() and (any(map(Tensor.is_conj, params)) or any(map(Tensor.is_neg, params))):
         param = next(param for param in params if param.is_conj() or param.is_neg())
         raise RuntimeError(

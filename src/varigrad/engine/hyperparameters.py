@@ -62,7 +62,8 @@ class Interval:
 
     def check(self, name: str, value: object) -> None:
         """Checks that `value` is a number inside the interval."""
-        if isinstance(value, bool) or not isinstance(value, Real):
+        # What a number is most often is looked at first: to ask an abstract class takes long.
+        if isinstance(value, bool) or not isinstance(value, (float, Real)):
             raise TypeError(_refusal(name, value, self))
         number = float(value)
         above = number > self.low if self.open_low else number >= self.low
@@ -83,7 +84,7 @@ class LearningRate:
 
     def check(self, name: str, value: object) -> None:
         """Checks that `value` is a learning rate."""
-        if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
+        if isinstance(value, bool) or not isinstance(value, (float, Real, Tensor)):
             raise TypeError(_refusal(name, value, self))
         if isinstance(value, Tensor):
             if value.numel() != 1 or not value.is_floating_point():

@@ -27,7 +27,7 @@ def keyword_arguments(
     rule: Rule,
     group: Mapping[str, Any],
     states: list[State],
-    numbers: Mapping[str, Numbers],
+    numbers: Numbers | None,
     count: float | None,
 ) -> dict[str, float | list[Any]]:
     """Returns the rule's keyword arguments: numbers for the whole bucket, or a number for each parameter.
@@ -37,7 +37,7 @@ def keyword_arguments(
         rule: The rule.
         group: The hyperparameters.
         states: The states of the bucket's parameters.
-        numbers: Of these, the rule's statistics and memory, by name; what is remembered is written there.
+        numbers: The statistics and the memory in them; None for a rule without. What is remembered is written there.
         count: The number of the step; None where each parameter has its own, on the device.
     """
     lr = group["lr"]
@@ -47,7 +47,7 @@ def keyword_arguments(
     settings = {**group, "lr": lr}
     if (beta := cycled(group)) is not None:
         settings["beta"] = beta
-    if rule.statistics or rule.memory:
+    if numbers is not None:
         return _remembering(scalars, rule, settings, states, numbers, count)
     if count is not None:
         return _with_decay(settings, scalars(count, settings, {}))
@@ -64,23 +64,21 @@ def _remembering(
     rule: Rule,
     group: Mapping[str, Any],
     states: list[State],
-    numbers: Mapping[str, Numbers],
+    numbers: Numbers,
     count: float | None,
 ) -> dict[str, float | list[Any]]:
     """Returns the keyword arguments of a rule with statistics, computed for all tensors at once."""
     # Compiled code reads numbers, and autograd would not know where they are from.
-    memory = {
-        name: torch.stack(number.tensors) if group["differentiable"] else number.read()
-        for name, number in numbers.items()
-    }
+    memory = numbers.stacked() if group["differentiable"] else numbers.read()
     step: Scalar = _precise(torch.stack([state["step"] for state in states])) if count is None else count
     values = scalars(step, group, memory)
-    for name in rule.memory:
-        if name in values and group["differentiable"]:
-            for state, value in zip(states, values[name].unbind(), strict=True):
+    new = {name: values[name] for name in rule.memory if name in values}
+    if group["differentiable"]:
+        for name, column in new.items():
+            for state, value in zip(states, column.unbind(), strict=True):
                 state[name] = value.to(state[name].dtype)
-        elif name in values:
-            numbers[name].write(values[name] if count is not None else list(values[name].unbind()))
+    else:
+        numbers.write(new if count is not None else {name: list(column.unbind()) for name, column in new.items()})
     wanted = _with_decay(group, {name: values[name] for name in rule.keywords})
     on_host = count is not None and not group["differentiable"]
     return {name: _each(value, states, on_host) for name, value in wanted.items()}

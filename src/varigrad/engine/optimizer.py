@@ -7,19 +7,14 @@ Everything else (groups, state, checkpoints, complex and low-precision parameter
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import ModuleType
+from contextlib import nullcontext
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from . import foreach as foreach_way
-from . import fused as fused_way
-from . import loop as loop_way
-from . import triton_way
 from .belief import Belief, believed
 from .bucket import buckets, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, refuse_incomplete, saving
@@ -40,9 +35,9 @@ from .keywords import keyword_arguments
 from .loss_scale import UNSCALED, LossScale, loss_scale
 from .operations import Scalar
 from .per_tensor import Numbers, advance
-from .rounding import LOW_PRECISION
 from .rule import Rule
-from .storage import COMPENSATION, PLAIN, local, real, width
+from .state import begin, complete
+from .ways import refusal, unavailable, way
 
 __all__ = ["RuleOptimizer"]
 
@@ -184,8 +179,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _check(self, group: Mapping[str, Any], index: int | None = None) -> None:
         """Raises unless every hyperparameter and flag of `group` is accepted."""
         check(type(self).__name__, self.accepts, group, index)
-        rule = self.rule_for(group) if group["fused"] else None
-        if rule and (reason := fused_way.unavailable(rule)) and triton_way.unavailable(rule):
+        if group["fused"] and (reason := unavailable(self.rule_for(group))):
             raise RuntimeError(
                 f"{type(self).__name__}{place(index)}: fused=True cannot be had, {reason}; leave fused=None"
             )
@@ -284,7 +278,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         work = [(group, self._ready(index, group)) for index, group in enumerate(self.param_groups)]
         for group, ready in work:
             self.prepare(group)
-            with torch.set_grad_enabled(group["differentiable"]):
+            with torch.enable_grad() if group["differentiable"] else nullcontext():
                 self._step_group(group, *ready, scale)
         return loss
 
@@ -320,32 +314,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         ]
         params, grads = [param for param, _ in found], [grad for _, grad in found]
         refuse_tensors(type(self).__name__, group, index, params, grads)
-        if group["fused"]:
-            devices: dict[torch.device, list[Tensor]] = defaultdict(list)
-            for param in params:
-                devices[param.device].append(param)
-            for alike in devices.values():
-                if isinstance(reason := self._compiled(group, alike), str):
-                    raise RuntimeError(
-                        f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave "
-                        "fused=None"
-                    )
-        if not self.rule_for(group).taken:
+        rule = self.rule_for(group)
+        if group["fused"] and (reason := refusal(rule, group, params)):
+            raise RuntimeError(
+                f"{type(self).__name__}: fused=True cannot step parameter group {index}: {reason}; leave fused=None"
+            )
+        if not rule.taken:
             return params, grads, []
         names = [functools.partial(name_of, group, index, param) for param in params]
         inputs = [self.inputs(group, param, name) for param, name in zip(params, names, strict=True)]
         return params, grads, inputs
-
-    def _compiled(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType | str:
-        """Returns the module with compiled code for these parameters of one device, or why there is none, in words."""
-        if torch.compiler.is_compiling():
-            return "torch.compile makes kernels of its own"
-        if not _are_plain(params):
-            return "it holds a subclass of torch.Tensor"
-        rule, device = self.rule_for(group), params[0].device
-        if device.type != "cpu":
-            return triton_way.unavailable(rule) or triton_way.trouble(device) or triton_way
-        return fused_way.unavailable(rule) or ("it is capturable, on a CPU" if group["capturable"] else fused_way)
 
     def _initialize_all(self) -> None:
         """Creates the state of every parameter as it is before its first gradient."""
@@ -353,21 +331,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._check(group, index)
             for param in group["params"]:
                 if param.grad is not None:
-                    self._initialize(group, param, self.state[param])
-                    if param.dtype in LOW_PRECISION:
-                        _compensate(group["rounding"] == "kahan", param, self.state[param])
-
-    def _initialize(self, group: Mapping[str, Any], param: Tensor, state: dict[str, Tensor]) -> None:
-        """Creates the state of a parameter at its first gradient."""
-        start, rule = self.start(group), self.rule_for(group)
-        host = not group["capturable"]
-        state["step"] = torch.zeros((), dtype=torch.float32, device="cpu" if host else param.device)
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        for name in rule.state:
-            state[name] = torch.zeros_like(param, dtype=group["state_dtype"] or dtype, requires_grad=False)
-            real(local(state[name], param)).fill_(start.get(name, 0.0))
-        for name in (*rule.statistics, *rule.memory):
-            state[name] = torch.full((), start.get(name, 0.0), dtype=width(param.dtype), device=param.device)
+                    begin(self.rule_for(group), self.start, group, param, self.state[param])
 
     def _init_group(self, group: Mapping[str, Any]) -> None:
         """Creates what state is missing in a group.
@@ -376,25 +340,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         all later ones.
         """
         params = [param for param in group["params"] if param.grad is not None]
-        self._begin(group, params, [self.state[param] for param in params])
+        self._complete(group, params, [self.state[param] for param in params])
 
-    def _begin(self, group: Mapping[str, Any], params: list[Tensor], states: list[dict[str, Tensor]]) -> None:
-        """Creates what the states of parameters miss before a step.
-
-        Raises:
-            RuntimeError: If one is the state of other settings.
-        """
-        wanted = set(self.rule_for(group).state)
-        for param, state in zip(params, states, strict=True):
-            if not state:
-                self._initialize(group, param, state)
-            elif not state.keys() >= wanted:
-                raise RuntimeError(
-                    f"{type(self).__name__} keeps {sorted(wanted)} with these settings, but a parameter has "
-                    f"{sorted(state)}: they cannot be changed between two steps; clear optimizer.state to begin anew"
-                )
-            if param.dtype in LOW_PRECISION:
-                _compensate(group["rounding"] == "kahan", param, state)
+    def _complete(self, group: Mapping[str, Any], params: list[Tensor], states: list[dict[str, Tensor]]) -> None:
+        """Creates what the states of parameters miss before a step."""
+        complete(type(self).__name__, self.rule_for(group), self.start, group, params, states)
 
     def _step_group(
         self,
@@ -413,7 +363,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         # A parameter's hash is computed in Python: its state is looked up once.
         states = [self.state[param] for param in params]
         if not compiling:
-            self._begin(group, params, states)
+            self._complete(group, params, states)
         steps = [state["step"] for state in states]
         counts: Sequence[float | None]
         if group["capturable"] or compiling:
@@ -426,21 +376,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             counts = advance(steps)
         rule = self.rule_for(group)
         for count, bucket in buckets(rule, counts, params, grads, states, inputs):
-            own = (*rule.statistics, *rule.memory)
-            numbers = {name: Numbers([state[name] for state in bucket.states]) for name in own}
+            kept = {name: [state[name] for state in bucket.states] for name in (*rule.statistics, *rule.memory)}
+            numbers = Numbers(kept) if kept else None
             scalars = keyword_arguments(self.scalars, rule, group, bucket.states, numbers, count)
-            run(rule, self._way(group, bucket.params), bucket, scalars, group, numbers, count, scale)
-
-    def _way(self, group: Mapping[str, Any], params: list[Tensor]) -> ModuleType:
-        """Returns the module that runs the rule: the fastest one that the flags and the tensors allow."""
-        # The kernels for a GPU have been run in Triton's interpreter alone so far: there they must be asked for.
-        by_default = group["fused"] is None and group["foreach"] is None and params[0].device.type == "cpu"
-        wanted = group["fused"] or by_default
-        if wanted and not group["differentiable"] and isinstance(way := self._compiled(group, params), ModuleType):
-            return way
-        # A compiler makes its own kernels from the plain loop.
-        by_one = group["foreach"] is False or (group["foreach"] is None and torch.compiler.is_compiling())
-        return loop_way if group["differentiable"] or by_one else foreach_way
+            run(rule, way(rule, group, bucket.params), bucket, scalars, group, numbers, count, scale)
 
 
 def _kept_by_others() -> set[str]:
@@ -449,16 +388,3 @@ def _kept_by_others() -> set[str]:
     for kind in kinds:
         kinds += kind.__subclasses__()
     return {name for kind in kinds if hasattr(kind, "rule") for name in kind.rule.state} | TORCHS
-
-
-def _are_plain(params: list[Tensor]) -> bool:
-    """Whether parameters, or their parts here, are tensors with memory of their own and nothing around them."""
-    return set(map(type, params)) <= PLAIN or {type(local(param, param)) for param in params} <= PLAIN
-
-
-def _compensate(wanted: bool, param: Tensor, state: dict[str, Tensor]) -> None:
-    """Gives a parameter of low precision a tensor for what its dtype cannot hold, or takes it away."""
-    if wanted and COMPENSATION not in state:
-        state[COMPENSATION] = torch.zeros_like(param, requires_grad=False)
-    elif not wanted:
-        state.pop(COMPENSATION, None)

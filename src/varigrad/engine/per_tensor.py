@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,40 +19,45 @@ __all__ = ["Numbers", "advance"]
 
 
 class Numbers:
-    """One number of each of many tensors, in 0-dim tensors; for one step, in which nobody else moves them.
+    """The numbers that each of many tensors has, in 0-dim tensors; for one step, in which nobody else moves them.
 
     Args:
-        tensors: Where the numbers are.
+        columns: For each name where the numbers are, one for each of the many.
     """
 
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.tensors = tensors
-        self._places: array[int] | None = None
+    def __init__(self, columns: Mapping[str, list[Tensor]]) -> None:
+        self.columns = columns
+        # Asked once: a thousand tensors take longer to say where they are than to be read.
+        self._places = {name: _places(column) for name, column in columns.items()}
 
-    def read(self) -> Tensor:
-        """Returns the numbers as one vector."""
-        if not (places := self._known()):
-            return torch.stack(self.tensors)
+    def stacked(self) -> dict[str, Tensor]:
+        """Returns the numbers of each name as a vector, which autograd can go back through."""
+        return {name: torch.stack(column) for name, column in self.columns.items()}
+
+    def read(self) -> dict[str, Tensor]:
+        """Returns the numbers of each name as a vector."""
+        known = [places for places in self._places.values() if places]
+        if len(known) < len(self.columns):
+            return self.stacked()
+        places = array("Q")
+        for some in known:
+            places += some
         numbers = array("d", bytes(8 * len(places)))
         _call("read", places, numbers)
-        return torch.frombuffer(numbers, dtype=torch.float64).float()
+        rows = torch.frombuffer(numbers, dtype=torch.float64).float().view(len(self.columns), -1)
+        return dict(zip(self.columns, rows, strict=True))
 
-    def write(self, values: Sequence[Tensor] | Tensor) -> None:
+    def write(self, values: Mapping[str, Sequence[Tensor] | Tensor]) -> None:
         """Writes other numbers into the tensors.
 
         Args:
-            values: The numbers, as tensors, or as the entries of one, which the host may then wait for.
+            values: For some names the numbers, as tensors, or as the entries of one, which the host may then wait for.
         """
-        if isinstance(values, Tensor) and values.device.type == "cpu" and (places := self._known()):
-            _call("write", places, array("d", values.tolist()))
-        else:
-            torch._foreach_copy_(self.tensors, list(values))
-
-    def _known(self) -> array[int] | None:
-        # Asked once: a thousand tensors take longer to say where they are than to be read.
-        if self._places is None:
-            self._places = _places(self.tensors)
-        return self._places
+        for name, row in values.items():
+            if isinstance(row, Tensor) and row.device.type == "cpu" and (places := self._places[name]):
+                _call("write", places, array("d", row.tolist()))
+            else:
+                torch._foreach_copy_(self.columns[name], list(row))
 
 
 def advance(steps: list[Tensor]) -> list[float]:

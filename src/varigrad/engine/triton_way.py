@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .compiled import readable, side_by_side, takes, written
+from .compiled import Arrays, side_by_side, takes, written
 from .rule import Rule
 from .storage import COMPENSATION, EXACT, Rounding, width
 from .triton_source import NEAREST, Variant, scalars, source
@@ -100,46 +100,43 @@ def run(
         For every name in `rule.statistics` its sum over each tensor, on the device.
     """
     names = [name for name in ("param", *rule.state, COMPENSATION) if name in tensors]
-    plain = side_by_side(tensors, names)
+    arrays = side_by_side(tensors, names)
     full = {"decay": 1.0, "direction": -1.0 if maximize else 1.0, **scalars}
-    device = plain["param"][0].device
+    device = arrays.tensors["param"][0].device
     # Triton launches on the current device.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        sums = _launch(rule, plain, full, rounding, device)
-    written(plain, tensors, names)
+        sums = _launch(rule, arrays, full, rounding, device)
+    written(arrays, tensors, names)
     return {name: list(row) for name, row in zip(rule.statistics, sums, strict=True)}
 
 
 def _launch(
     rule: Rule,
-    tensors: Mapping[str, list[Tensor]],
+    arrays: Arrays,
     numbers: Mapping[str, float | list[Any]],
     rounding: Rounding,
     device: torch.device,
 ) -> Tensor:
     """Runs the kernel on every element; returns the sums, a row for each statistic."""
-    params = tensors["param"]
-    dtype = width(params[0].dtype)
-    arrays = {name: readable(tensors[name], dtype) for name in rule.elements}
+    tensors, sizes, places = arrays
     own = {name: value for name, value in numbers.items() if isinstance(value, list)}
     on_device = bool(rounding.lanes) and isinstance(rounding.steps[0], Tensor)
     variant = Variant(
-        width=_name(dtype),
-        types=tuple(_name(column[0].dtype) for column in arrays.values()),
+        width=_name(width(tensors["param"][0].dtype)),
+        types=tuple(_name(tensors[name][0].dtype) for name in rule.elements),
         lanes=tuple(rounding.lanes.get(name, NEAREST) for name in rule.elements),
         compensated=COMPENSATION in tensors,
         columns=tuple(own),
         steps=on_device,
     )
-    columns = [*arrays.values(), tensors[COMPENSATION]] if variant.compensated else list(arrays.values())
-    firsts = tuple(map(int, rounding.places)) or (0,) * len(params)
-    layout = _layout(tuple(map(Tensor.numel, params)), firsts, BLOCK, device)
-    sums = torch.zeros(len(rule.statistics), len(params), dtype=torch.float64, device=device)
+    firsts = tuple(map(int, rounding.places)) or (0,) * len(sizes)
+    layout = _layout(sizes, firsts, BLOCK, device)
+    sums = torch.zeros(len(rule.statistics), len(sizes), dtype=torch.float64, device=device)
     if layout.programs == 0:
         return sums
     addresses = array("q")
-    for column in columns:
-        addresses.extend(map(Tensor.data_ptr, column))
+    for name in (*rule.elements, COMPENSATION) if variant.compensated else rule.elements:
+        addresses.frombytes(places[name].tobytes())
     aligned = all(address % 16 == 0 for address in addresses)
     shared = (0.0 if name in own else float(numbers[name]) for name in scalars(rule))  # type: ignore[arg-type]
     addresses.frombytes(array("d", shared).tobytes())
@@ -155,15 +152,15 @@ def _launch(
         torch.cat([_column(value, device) for value in own.values()]) if own else table,
         torch.stack(list(rounding.steps)) if on_device else table,
         partial,
-        len(params),
+        len(sizes),
         layout.programs,
         ALIGNED=aligned,
         BLOCK=BLOCK,
         **OPTIONS,
     )
     if rule.statistics:
-        _total()[(len(params), len(rule.statistics))](
-            partial, layout.first_programs, sums, len(params), layout.programs, BLOCK=BLOCK, **OPTIONS
+        _total()[(len(sizes), len(rule.statistics))](
+            partial, layout.first_programs, sums, len(sizes), layout.programs, BLOCK=BLOCK, **OPTIONS
         )
     return sums
 
