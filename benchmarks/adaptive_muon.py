@@ -3,7 +3,7 @@
     varigrad tune --task benchmarks/short_tasks.py:gpt-short --optimizers muon,benchmarks/adaptive_muon.py
 
 It is given to the lab as a file. The matrices are those of the lab's `muon`; all else is stepped by AdaptiveVSGD, also
-in the row `muon-fixed`, whose matrices have Muon's momentum of 0.95.
+in the row `muon-fixed`, whose matrices have Muon's momentum of 0.95; and by AdamW in `muon-learned-adamw`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class AdaptiveMuon(torch.optim.Optimizer):
         gain: The gain of the first step.
         rate: How far the logit of the gain moves in one step if all signs agree; 0 for a gain that stays.
         target: The mean product of successive signs that is aimed at: above 0 for a longer memory.
+        rest: Who steps what is no inner matrix: `"adaptive-vsgd"`, or `"adamw"`, as beside the lab's `muon`.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class AdaptiveMuon(torch.optim.Optimizer):
         gain: float = 0.5,
         rate: float = 0.3,
         target: float = 0.0,
+        rest: str = "adaptive-vsgd",
     ) -> None:
         matrices = inner_matrices(model)
         inner = {id(matrix) for matrix in matrices}
         others = [p for p in model.parameters() if id(p) not in inner]
-        self._rest = varigrad.AdaptiveVSGD(others, lr=lr, weight_decay=weight_decay)
+        kind = torch.optim.AdamW if rest == "adamw" else varigrad.AdaptiveVSGD
+        self._rest = kind(others, lr=lr, weight_decay=weight_decay)
         settings = {"gain": gain, "rate": rate, "target": target}
         super().__init__(
             [{"params": matrices}, {"params": others, **self._rest.defaults}],
@@ -100,13 +103,14 @@ class AdaptiveMuon(torch.optim.Optimizer):
         state["sign"] = sign
 
 
-def row(name: str, summary: str, **arguments: float) -> OptimizerRow:
+def row(name: str, summary: str, **arguments: float | str) -> OptimizerRow:
     """A row of the lab."""
     return OptimizerRow(name, AdaptiveMuon, summary, "a study", NORMALISED, arguments, takes_model=True)
 
 
 ROWS = [
     row("muon-learned", "Muon with a learned gain for each matrix", target=0.0),
+    row("muon-learned-adamw", "the same, all else by AdamW", rest="adamw"),
     row("muon-learned-long", "the same, aiming at signs that agree a little", target=0.1),
     row("muon-learned-longer", "the same, aiming at signs that agree more", target=0.2),
     row("muon-fixed", "Muon's own momentum, all else by AdaptiveVSGD", gain=0.05, rate=0.0),

@@ -47,9 +47,10 @@ NAMES = {
 MUONS = {
     **{key: NAMES[key] for key in ("adamw", "adaptive-vsgd", "muon")},
     "muon-fixed": "Muon, the rest by AdaptiveVSGD",
-    "muon-learned": "the same, momentum learned",
-    "muon-learned-long": "the same, aiming at signs that agree a little",
-    "muon-learned-longer": "the same, aiming at signs that agree more",
+    "muon-learned": "Muon, momentum learned, the rest by AdaptiveVSGD",
+    "muon-learned-adamw": "Muon, momentum learned, the rest by AdamW",
+    "muon-learned-long": "Muon, momentum learned, longer memory",
+    "muon-learned-longer": "Muon, momentum learned, still longer memory",
 }
 
 AROUND_ADAPTIVE = (
@@ -133,7 +134,8 @@ def muon():
     found = records(FAIR / "muon")
     rows = [("Optimizer", *(TASKS[name] for name in found))]
     for key, name in MUONS.items():
-        rows.append((name, *(loss_less("muon", record, key) for record in found.values())))
+        cells = [loss_less("muon", record, key) if key in record["optimizers"] else "" for record in found.values()]
+        rows += [(name, *cells)] if any(cells) else []
     return rows
 
 
