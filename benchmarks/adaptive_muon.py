@@ -42,6 +42,7 @@ class AdaptiveMuon(torch.optim.Optimizer):
         rate: How far the logit of the gain moves in one step if all signs agree; 0 for a gain that stays.
         target: The mean product of successive signs that is aimed at: above 0 for a longer memory.
         rest: Who steps what is no inner matrix: `"adaptive-vsgd"`, or `"adamw"`, as beside the lab's `muon`.
+        rest_rate: Its learning rate in that of the matrices.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class AdaptiveMuon(torch.optim.Optimizer):
         rate: float = 0.3,
         target: float = 0.0,
         rest: str = "adaptive-vsgd",
+        rest_rate: float = 1.0,
     ) -> None:
         matrices = inner_matrices(model)
         inner = {id(matrix) for matrix in matrices}
         others = [p for p in model.parameters() if id(p) not in inner]
         kind = torch.optim.AdamW if rest == "adamw" else varigrad.AdaptiveVSGD
-        self._rest = kind(others, lr=lr, weight_decay=weight_decay)
+        self._rest = kind(others, lr=rest_rate * lr, weight_decay=weight_decay)
         settings = {"gain": gain, "rate": rate, "target": target}
         super().__init__(
             [{"params": matrices}, {"params": others, **self._rest.defaults}],
@@ -111,6 +113,7 @@ def row(name: str, summary: str, **arguments: float | str) -> OptimizerRow:
 ROWS = [
     row("muon-learned", "Muon with a learned gain for each matrix", target=0.0),
     row("muon-learned-adamw", "the same, all else by AdamW", rest="adamw"),
+    row("muon-learned-slower", "the rest by AdaptiveVSGD at 0.3 of the rate", rest_rate=0.3),
     row("muon-learned-long", "the same, aiming at signs that agree a little", target=0.1),
     row("muon-learned-longer", "the same, aiming at signs that agree more", target=0.2),
     row("muon-fixed", "Muon's own momentum, all else by AdaptiveVSGD", gain=0.05, rate=0.0),
