@@ -198,6 +198,24 @@ def taps_cost(name):
     )
 
 
+def lab_loop():
+    """What a step of the lab takes over one of other loops, and a grid's time with several workers."""
+    loops, workers = read("lab-loop", "loops"), read("lab-loop", "workers")
+
+    def told(row, over=1.0):
+        return f"{row['ratio'] / over:.2f} ({row['low'] / over:.2f} to {row['high'] / over:.2f})"
+
+    rows = [("What", "Over", "Time")]
+    rows.append(("`mnist-mlp`, a step", "a bare loop", told(loops["mnist-mlp"]["lab"])))
+    for side, row in loops["cifar10-vgg6"].items():
+        if side != "DataLoader":
+            rows.append((f"`cifar10-vgg6`, a step, {side}", "a DataLoader's", told(row)))
+    times = [two / one for one, two in zip(*workers["seconds"].values(), strict=True)]
+    spread = f"{statistics.fmean(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+    rows.append((f"a grid of {workers['runs']} runs, {workers['workers']} workers", "one worker", spread))
+    return markdown(rows)
+
+
 def commands(study):
     """The commands that make a study's files again, each of them once, in lines that fit a page."""
     told = []
@@ -241,6 +259,7 @@ TABLES = {
     "fair longer steps": lambda: markdown(fair_tables.lengths(fair_tables.share)),
     "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
     "fair muon": lambda: markdown(fair_tables.muon()),
+    "lab-loop": lab_loop,
     "sensitivity": lambda: markdown(fair_tables.sensitivity()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
