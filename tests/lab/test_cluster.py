@@ -6,11 +6,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from varigrad.lab.data import Digits
 from varigrad.lab.engines.cluster import Cluster, require_ray
@@ -30,15 +28,6 @@ def test_without_ray_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LabError, match=r"ray is not installed: pip install 'varigrad\[ray\]'"):
         require_ray()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the cluster's workers: sums that are shared out differently differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.slow

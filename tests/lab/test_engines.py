@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,15 +52,6 @@ def done_by(engine, jobs: list[Job]) -> dict[tuple[str, int], Run]:
 
 def failing() -> Job:
     return dataclasses.replace(job(99), row=dataclasses.replace(OPTIMIZERS["sgd"], arguments={"nonsense": 1}))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the workers: sums that are shared out differently differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_worker_processes_one_of_them_killed_and_a_run_that_fails(tmp_path: Path, one_thread: None) -> None:
