@@ -30,6 +30,7 @@ typedef void halve_function(int64_t start, int64_t stop, void *const *arrays, in
         double *sums, uint32_t first, uint32_t seed);
 
 typedef union { float number; uint32_t bits; } word;
+
 /* A step of many tensors, in words of 64 bits as fused.py lays them out. */
 typedef struct {
     int64_t threads;

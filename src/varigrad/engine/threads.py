@@ -34,9 +34,6 @@ def together(function: Callable[[ctypes.c_void_p], object], arguments: array[int
     if team is not None:
         team(function, place, ctypes.c_uint(count), ctypes.c_uint(0))
         return
-    if count == 1:
-        function(place)
-        return
     others = [_pool().submit(function, place) for _ in range(1, count)]
     try:
         function(place)

@@ -49,8 +49,8 @@ class Settings:
 
     @property
     def manner(self) -> str:
-        """For people, such as `"300 steps, cosine schedule"`."""
-        return f"{self.steps:,} steps, {self.schedule} schedule{', autocast to bfloat16' if self.autocast else ''}"
+        """For people, such as `"cosine schedule"`."""
+        return f"{self.schedule} schedule{', autocast to bfloat16' if self.autocast else ''}"
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,10 @@ def table(tunings: Sequence[Tuning], width: int) -> Group:
         content = task_table(tuning)
         if width < WIDE:
             content = content.without("seconds to")
-        title = Text(f"{tuning.task.label}: {tuning.task.summary}; {tuning.settings.manner}", style="bold")
+        title = Text(
+            f"{tuning.task.label}: {tuning.task.summary}; {tuning.settings.steps:,} steps, {tuning.settings.manner}",
+            style="bold",
+        )
         parts += [title, Text(), _drawn(content), Text()]
     if len(tunings) > 1:
         parts += [Text(f"{len(tunings)} tasks, geometric mean", style="bold"), Text()]

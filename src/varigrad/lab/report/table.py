@@ -21,7 +21,7 @@ def table(comparison: Comparison, width: int) -> Group:
         width: Columns of the terminal; 80 are enough.
     """
     task, settings = comparison.task, comparison.settings
-    title = f"{task.label}: {task.summary}; {settings.manner}"
+    title = f"{task.label}: {task.summary}; {settings.steps:,} steps, {settings.manner}"
     grid = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1 if width > 90 else 0, 0, 0),

@@ -27,8 +27,7 @@ def page(tunings: Sequence[Tuning], provenance: Mapping[str, str]) -> str:
     return rendered(
         "tuning.html",
         title=f"{', '.join(names) if len(names) <= 4 else f'{len(names)} optimizers'}, tuned on {tasks}",
-        subtitle=f"{studies}{len(first.tuned[0].trials)} trials, {len(first.seeds)} seeds, "
-        f"{first.settings.schedule} schedule{', autocast to bfloat16' if first.settings.autocast else ''}",
+        subtitle=f"{studies}{len(first.tuned[0].trials)} trials, {len(first.seeds)} seeds, {first.settings.manner}",
         tunings=tunings,
         reading=reading(tunings),
         method=scoring.notes(tunings) + _method(provenance),
