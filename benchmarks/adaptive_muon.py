@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import varigrad
-from varigrad.lab.muon import inner_matrices, rows
+from varigrad.lab.muon import rows
 from varigrad.lab.optimizers import NORMALISED, OptimizerRow
+from varigrad.matrices import inner_matrices
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024
 

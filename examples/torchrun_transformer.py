@@ -160,7 +160,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # torch keeps the mesh of a sharded model, and with it Gloo's threads: one that still lets go of a tensor while Python
-    # takes itself down aborts the process. All is written, so it ends without being taken down.
+    # torch keeps the mesh of a sharded model, and with it Gloo's threads: one that still lets go of a tensor while
+    # Python takes itself down aborts the process. All is written, so it ends without being taken down.
     sys.stdout.flush()
     os._exit(0)

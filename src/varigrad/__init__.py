@@ -6,6 +6,7 @@ from .belief import Belief, belief_of
 from .convert import convert_state
 from .gradient_release import step_in_backward
 from .monitor import NoiseMonitor
+from .muon import AdaptiveMuon
 from .noise import NoiseScale, noise_scale
 from .sign import MSGD, MSSD, SSD
 from .svag import MSVAG, SVAG, AdamStar
@@ -19,6 +20,7 @@ __all__ = [
     "VSGD",
     "ConstantVSGD",
     "AdaptiveVSGD",
+    "AdaptiveMuon",
     "AdaBayes",
     "AdaBayesFP",
     "SVAG",

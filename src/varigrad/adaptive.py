@@ -61,6 +61,20 @@ def adaptive_vsgd_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
     return param - lr * normalised(ahead, deviation, weight), mean, deviation, agreement, pairs
 
 
+@rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
+def learned_mean(param, grad, mean, deviation, *, weight, rate):
+    """Writes the mean in the place of the parameter."""
+    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
+    return mean, mean, deviation, agreement, pairs
+
+
+@rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
+def learned_mean_nesterov(param, grad, mean, deviation, *, weight, rate):
+    """Writes the mean in the place of the parameter, as it would be if the same gradient came again."""
+    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
+    return mean + weight * (grad - mean), mean, deviation, agreement, pairs
+
+
 class AdaptiveVSGD(RuleOptimizer):
     r"""VSGD with a gain that is learned, one for each tensor, from how often successive innovations agree in sign.
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from .descent import descend
 from .engine.hyperparameters import Accepts, Interval, OneOf, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
-from .engine.rule import rule
 from .normalisation import Scaler, VirtualGradients
 
 __all__ = ["SVGD", "virtual_gradients"]
@@ -36,11 +36,6 @@ CHOICES: dict[str, Accepts] = {
     "loss_reduction": OneOf(("mean", "sum")),
 }
 """What the arguments accept that hold for the whole model."""
-
-
-@rule(state=())
-def svgd(param, grad, *, lr):
-    return (param - lr * grad,)  # Algorithm 1, "apply update": the gradient is the virtual one already
 
 
 def _check(owner: str, arguments: Mapping[str, Any], accepts: Mapping[str, Accepts]) -> None:
@@ -166,7 +161,7 @@ class SVGD(RuleOptimizer):
         tensor([[0.5000, 0.5000]])
     """
 
-    rule = svgd
+    rule = descend  # Algorithm 1, "apply update": the gradient is the virtual one already
     accepts: ClassVar[dict[str, Accepts]] = SETTINGS
 
     def __init__(

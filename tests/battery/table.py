@@ -85,6 +85,7 @@ ROWS = (
         },
     ),
     Row("AdaptiveVSGD", varigrad.AdaptiveVSGD, reference.adaptive_vsgd, ({}, {"nesterov": True})),
+    Row("AdaptiveMuon", varigrad.AdaptiveMuon, reference.adaptive_muon, ({}, {"nesterov": False}, {"matrices": False})),
     Row(
         "AdaBayes",
         varigrad.AdaBayes,

@@ -126,6 +126,8 @@ def test_flags_that_exclude_each_other(row, flags):
 
 @every_optimizer
 def test_a_model_in_place_of_its_parameters(row):
+    if row.name == "AdaptiveMuon":
+        pytest.skip("it takes a model, to tell which of its parameters are matrices")
     with pytest.raises(TypeError, match=rf"not the model: {row.name}\(model\.parameters\(\)"):
         row.optimizer(torch.nn.Linear(2, 2))
 

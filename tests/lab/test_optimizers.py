@@ -9,10 +9,11 @@ from varigrad.lab import optimizers
 from varigrad.lab.data import Digits
 from varigrad.lab.errors import LabError
 from varigrad.lab.models.gpt import GPT
-from varigrad.lab.muon import MuonAndAdamW, inner_matrices
+from varigrad.lab.muon import MuonAndAdamW
 from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
 from varigrad.lab.tasks import TASKS
 from varigrad.lab.training import Settings, train
+from varigrad.matrices import inner_matrices
 
 
 def network() -> nn.Sequential:

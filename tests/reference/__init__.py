@@ -15,6 +15,7 @@ from .adabayes import adabayes, adabayes_fp
 from .adaptive import adaptive_vsgd
 from .baselines import adamw, normalized_sgd, sgdm
 from .dissecting_adam import adam_star, minibatch_variance, msgd, mssd, msvag, msvag_minibatch, rho, ssd, svag
+from .muon import adaptive_muon
 from .svgd import svgd_conv, svgd_mlp
 from .vsgd import constant_vsgd, vsgd, vsgd_per_sample
 
@@ -23,6 +24,7 @@ __all__ = [
     "adabayes_fp",
     "adam_star",
     "adamw",
+    "adaptive_muon",
     "adaptive_vsgd",
     "constant_vsgd",
     "minibatch_variance",

@@ -6,6 +6,9 @@ gradient that was not zero, and the sign of 0 is 1. An element is left out of th
 while its S is. The mean is shrunk as if `prior_pairs` more pairs had neither agreed nor differed.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -19,15 +22,29 @@ def adaptive_vsgd(
     *,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    return_state: bool = False,
+    **constants: Any,
+) -> np.ndarray | tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The learned gain, with or without a look ahead, which then stands in the numerator and in the normaliser."""
+    walk = Walk(theta, gradients, lr, weight_decay)
+    state: dict[str, np.ndarray] = {}
+    for eta, u, spread in learned(walk, nesterov, state, **constants):
+        walk.subtract(eta * divide(u, np.sqrt(u**2 + spread)))
+    return (walk.trajectory, state) if return_state else walk.trajectory
+
+
+def learned(
+    walk: Walk,
+    nesterov: bool,
+    state: dict[str, np.ndarray],
+    *,
     start_gain: float = 0.5,
     gain_rate: float = 0.3,
     gain_bounds: tuple[float, float] = (0.005, 0.9),
     prior_pairs: float = 10.0,
     least_rate: float = 1e-3,
-    return_state: bool = False,
-) -> np.ndarray | tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The learned gain, with or without a look ahead, which then stands in the numerator and in the normaliser."""
-    walk = Walk(theta, gradients, lr, weight_decay)
+) -> Iterator[tuple[np.longdouble, np.ndarray, np.ndarray]]:
+    """The learning rate, the direction u and the variance w S of the mean, step by step; `state` is kept up to date."""
     m, S = np.zeros_like(walk.theta), np.zeros_like(walk.theta)
     signs = np.ones(walk.theta.shape, dtype=int)  # of the last innovation at a gradient that was not zero
     ell, c = _logit(start_gain), Real(0)
@@ -43,12 +60,9 @@ def adaptive_vsgd(
         if t > 1:
             r = max(1 / Real(t - 1), Real(least_rate))
             S = (1 - r) * S + r * (1 - w) * e**2
-        u = m + w * (g - m) if nesterov else m
-        walk.subtract(eta * divide(u, np.sqrt(u**2 + w * S)))
-    if not return_state:
-        return walk.trajectory
-    state = {"mean": m, "observation_variance": S, "gain": 1 / (1 + np.exp(-ell))}
-    return walk.trajectory, {name: np.asarray(value, dtype=np.float64) for name, value in state.items()}
+        yield eta, m + w * (g - m) if nesterov else m, w * S
+        found = {"mean": m, "observation_variance": S, "gain": 1 / (1 + np.exp(-ell))}
+        state.update({name: np.asarray(value, dtype=np.float64) for name, value in found.items()})
 
 
 def _logit(gain: float) -> np.longdouble:

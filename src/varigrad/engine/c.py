@@ -157,12 +157,16 @@ def _loop(rule: Rule, ctype: str, halved: bool = False) -> str:
         # Numbers are computed in double and rounded once, as torch does with a Python number.
         return f"({ctype}){names[id(value)]}" if value.kind < kind else names[id(value)]
 
+    used = {id(argument) for node in graph.nodes for argument in node.arguments} | set(map(id, graph.results.values()))
     # A prefix for each sort of name, lest a rule's own names meet one another or the words of C.
     for index, name in enumerate(_scalars(rule)):
         names[id(graph.inputs[name])] = f"scalar_{name}"
-        numbers.append(f"    const double scalar_{name} = numbers[{index}];\n")
+        if id(graph.inputs[name]) in used:
+            numbers.append(f"    const double scalar_{name} = numbers[{index}];\n")
     for name in rule.elements:
         names[id(graph.inputs[name])] = f"old_{name}"
+        if id(graph.inputs[name]) not in used:
+            continue
         old = f"widened_bfloat16(all_{name}{at})" if name in in_half else f"all_{name}{at}"
         body.append(f"        const {ctype} old_{name} = {old};\n")
     for index, node in enumerate(graph.nodes):

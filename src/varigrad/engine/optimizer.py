@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from .belief import Belief, believed
-from .bucket import buckets, run
+from .bucket import Bucket, buckets, run
 from .checkpoint import TORCHS, loading, only_wants_state, read_setting, refuse_foreign, refuse_incomplete, saving
 from .groups import (
     CYCLED,
@@ -353,8 +353,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         grads: list[Tensor],
         inputs: list[dict[str, Tensor]],
         scale: LossScale = UNSCALED,
+        rule: Rule | None = None,
     ) -> None:
-        """Counts the step and runs the rule, bucket by bucket."""
+        """Counts the step and runs the rule, the group's unless another is given, bucket by bucket."""
         if not params:
             return
         compiling = torch.compiler.is_compiling()
@@ -374,12 +375,25 @@ class RuleOptimizer(torch.optim.Optimizer):
             counts = [None] * len(steps)
         else:
             counts = advance(steps)
-        rule = self.rule_for(group)
+        rule = rule or self.rule_for(group)
         for count, bucket in buckets(rule, counts, params, grads, states, inputs):
             kept = {name: [state[name] for state in bucket.states] for name in (*rule.statistics, *rule.memory)}
             numbers = Numbers(kept) if kept else None
             scalars = keyword_arguments(self.scalars, rule, group, bucket.states, numbers, count)
-            run(rule, way(rule, group, bucket.params), bucket, scalars, group, numbers, count, scale)
+            self._run(rule, bucket, scalars, group, numbers, count, scale)
+
+    def _run(
+        self,
+        rule: Rule,
+        bucket: Bucket,
+        scalars: Mapping[str, float | list[Any]],
+        group: Mapping[str, Any],
+        numbers: Numbers | None,
+        count: float | None,
+        scale: LossScale = UNSCALED,
+    ) -> None:
+        """Runs the rule on a bucket in the way that is there for it; the arguments are those of `bucket.run`."""
+        run(rule, way(rule, group, bucket.params), bucket, scalars, group, numbers, count, scale)
 
 
 def _kept_by_others() -> set[str]:

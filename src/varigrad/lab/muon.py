@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon
 
-Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from varigrad.matrices import inner_matrices
+
+__all__ = ["MuonAndAdamW"]
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -83,17 +85,6 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in self._parts:
             part.load_state_dict(state_dict[type(part).__name__])
         self._share()
-
-
-def inner_matrices(model: nn.Module) -> list[Tensor]:
-    """The weights of all `nn.Linear` of a network but the output layer, the kernels of its convolutions but the first.
-
-    The output layer is the last `nn.Linear`, unless the network has `ties_output = True`: its embedding is it then.
-    """
-    linear: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    convolutions = [module for module in model.modules() if isinstance(module, Convolution)]
-    inner = linear if getattr(model, "ties_output", False) else linear[:-1]
-    return inner + [module.weight for module in convolutions[1:] if module.groups == 1]
 
 
 def rows(kernel: Tensor, like: Tensor | None = None) -> Tensor:

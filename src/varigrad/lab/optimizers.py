@@ -60,6 +60,14 @@ _ROWS = (
         NORMALISED,
     ),
     OptimizerRow(
+        "adaptive-muon",
+        varigrad.AdaptiveMuon,
+        "Muon with a momentum for each matrix, learned from the signs of innovations",
+        "this library; Jordan et al. 2024; Mehra 1970",
+        NORMALISED,
+        takes_model=True,
+    ),
+    OptimizerRow(
         "adamw",
         torch.optim.AdamW,
         "Adam with decoupled weight decay",

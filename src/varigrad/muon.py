@@ -1,0 +1,218 @@
+"""AdaptiveMuon: Muon whose momentum is learned as AdaptiveVSGD's is, one for each matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+from .adaptive import AdaptiveVSGD, learned_mean, learned_mean_nesterov
+from .descent import descend
+from .engine.bucket import Bucket
+from .engine.hyperparameters import Accepts, Switch
+from .engine.keywords import keyword_arguments
+from .engine.loss_scale import UNSCALED, LossScale
+from .engine.operations import Scalar
+from .engine.per_tensor import Numbers
+from .engine.rule import Rule
+from .engine.storage import COMPENSATION, is_sharded
+from .matrices import inner_matrices
+
+__all__ = ["AdaptiveMuon"]
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that takes singular values from 0 to 1 into the neighbourhood of 1 (Jordan et al. 2024)."""
+
+ITERATIONS = 5
+"""How often it is applied."""
+
+
+class AdaptiveMuon(AdaptiveVSGD):
+    r"""Muon with a learned momentum: AdaptiveVSGD's mean, orthogonalised, as the step of every matrix.
+
+    Muon steps a matrix along its momentum with all singular values made equal. Its momentum of 0.95 is the same for
+    every matrix at every time. Here it is 1 - w with AdaptiveVSGD's gain w, learned for each matrix from how often
+    successive innovations agree in sign. With m, v, w_t and u as AdaptiveVSGD has them, and u as a matrix of p rows and
+    q columns, a row for each output channel:
+
+        O = U Vᵀ, about, of the singular value decomposition u = U S Vᵀ      by five Newton-Schulz iterations
+        θ ← θ (1 - lr weight_decay) - lr 0.2 √max(p, q) O                    a matrix
+        θ ← θ (1 - lr weight_decay) - lr 0.3 u / √(u² + w_t v)               everything else
+
+    The factors give both kinds of steps about the root mean square of AdamW's, which is 0.2 lr (Liu et al. 2025,
+    Eq. 4), so that AdamW's learning rate and weight decay serve here. Nothing has the unit of a gradient: the loss may
+    be multiplied by a power of two, and no bit changes. The state is AdaptiveVSGD's, two tensors. The iterations
+    compute in bfloat16 on a GPU, elsewhere in the precision of the state.
+
+    Matrices are the parameters of two dimensions or more in groups with `matrices=True`. That should be those inside a
+    network only: given the model itself, this class tells them by the types of the modules, and steps the output layer,
+    embeddings, the first convolution, kernels in groups, biases and normalisations as all else.
+
+    Args:
+        params: The model; or its parameters, named parameters, or dictionaries that define parameter groups. Every
+            argument below may be set per group.
+        lr: Learning rate η; a number or 0-dim tensor in [0, ∞).
+        weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
+        nesterov: Step along the mean as it would be if the same gradient came again.
+        matrices: Whether parameters of two dimensions or more are stepped as matrices.
+        rounding: How parameters of 16 bits are written; as AdaptiveVSGD has it.
+        state_dtype: `torch.bfloat16` keeps the state in half the memory, rounded stochastically; None in float32, or in
+            float64 for float64 parameters.
+        maximize: Climb instead of descend.
+        foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
+        fused: Run compiled code, one pass over memory; None where it is available.
+        capturable: Keep the step count on the device, so that a CUDA graph can capture the step.
+        differentiable: Let autograd follow the step; slow. The gain is a constant to it: signs have no derivative.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or a group an unknown key.
+        ValueError: If an argument is out of its range, or there are no parameters.
+        RuntimeError: If a gradient is sparse, or flags exclude each other.
+
+    Reference:
+        Jordan et al. 2024: Muon: An optimizer for hidden layers in neural networks. Liu et al. 2025: Muon is scalable
+        for LLM training, Eq. 4. The gain: Mehra 1970, as in `AdaptiveVSGD`.
+
+    Example:
+        >>> import torch, varigrad
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> optimizer = varigrad.AdaptiveMuon(model, lr=1e-3)
+        >>> [(group["matrices"], len(group["params"])) for group in optimizer.param_groups]
+        [(True, 1), (False, 3)]
+        >>> model(torch.randn(16, 4)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    accepts: ClassVar[dict[str, Accepts]] = {"nesterov": Switch(), "matrices": Switch()}
+
+    matrix_step: ClassVar[float] = 0.2
+    """The root mean square of a matrix's step, in that of the learning rate: AdamW's."""
+
+    other_step: ClassVar[float] = 0.3
+    """What all other steps are multiplied by, which would be AdaptiveVSGD's."""
+
+    def __init__(
+        self,
+        params: ParamsT | nn.Module,
+        lr: float | Tensor = 3e-3,
+        weight_decay: float = 0.0,
+        nesterov: bool = True,
+        matrices: bool = True,
+        *,
+        rounding: str = "stochastic",
+        state_dtype: torch.dtype | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        arguments = locals()
+        super(AdaptiveVSGD, self).__init__(_groups(params) if isinstance(params, nn.Module) else params, arguments)
+
+    def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns the gain as the signs of the last step have left it, and the averaging rate of the noise."""
+        values = super().scalars(step, group, memory)
+        return {**values, "lr": self.other_step * values["lr"]}
+
+    def _step_group(
+        self,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        inputs: list[dict[str, Tensor]],
+        scale: LossScale = UNSCALED,
+        rule: Rule | None = None,
+    ) -> None:
+        """Steps the matrices of a group, and then all else."""
+        towards = learned_mean_nesterov if group["nesterov"] else learned_mean
+        for rule, matrices in ((towards, True), (self.rule_for(group), False)):
+            chosen = [i for i, param in enumerate(params) if (group["matrices"] and param.dim() > 1) is matrices]
+            super()._step_group(group, [params[i] for i in chosen], [grads[i] for i in chosen], inputs, scale, rule)
+
+    def _run(
+        self,
+        rule: Rule,
+        bucket: Bucket,
+        scalars: Mapping[str, float | list[Any]],
+        group: Mapping[str, Any],
+        numbers: Numbers | None,
+        count: float | None,
+        scale: LossScale = UNSCALED,
+    ) -> None:
+        """Runs the rule; for matrices into directions, along which the parameters then go, orthogonalised."""
+        if rule not in (learned_mean, learned_mean_nesterov):
+            super()._run(rule, bucket, scalars, group, numbers, count, scale)
+            return
+        directions = [
+            torch.zeros_like(param, dtype=torch.promote_types(param.dtype, torch.float32), requires_grad=False)
+            for param in bucket.params
+        ]
+        # What a parameter of 16 bits cannot hold is no part of its direction.
+        states = [{name: state[name] for name in state if name != COMPENSATION} for state in bucket.states]
+        wanted = {name: scalars[name] for name in rule.keywords}
+        super()._run(rule, Bucket(directions, bucket.grads, states, []), wanted, group, numbers, count, scale)
+        for state, new in zip(bucket.states, states, strict=True):
+            state.update(new)  # differentiable steps make new tensors
+        steps = [self._step_along(direction) for direction in directions]
+        bucket = Bucket(bucket.params, steps, bucket.states, [])
+        wanted = keyword_arguments(_rate, descend, group, bucket.states, None, count)
+        super()._run(descend, bucket, wanted, {**group, "maximize": False}, None, count)
+
+    def _step_along(self, direction: Tensor) -> Tensor:
+        """Returns a matrix's step at a learning rate of one: along its direction, with all singular values alike."""
+        if not direction.numel():
+            return direction
+        whole: Any = direction.full_tensor() if is_sharded(direction) else direction  # type: ignore[attr-defined]
+        matrix = whole.flatten(1)
+        step = orthogonalised(matrix).mul_(self.matrix_step * math.sqrt(max(matrix.shape)))
+        return _cut_like(direction, step.view(whole.shape)) if is_sharded(direction) else step.view(whole.shape)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Returns about U Vᵀ of a matrix U S Vᵀ: every singular value becomes one near 1, zero stays zero.
+
+    Args:
+        matrix: Of one row and one column or more; complex ones are made nearly unitary.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mH if tall else matrix
+    # By the largest element first, so that no square is beyond what a number can hold.
+    x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+    x = x / torch.linalg.matrix_norm(x).clamp(min=1.0)
+    if x.is_cuda and x.dtype is torch.float32:
+        x = x.bfloat16()
+    for _ in range(ITERATIONS):
+        square = x @ x.mH
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mH if tall else x).to(matrix.dtype)
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """The named parameters of a model, its inner matrices in a group of their own."""
+    inner = {id(matrix) for matrix in inner_matrices(model)}
+    named = list(model.named_parameters())
+    return [
+        {"params": chosen, "matrices": matrices}
+        for matrices in (True, False)
+        if (chosen := [(name, param) for name, param in named if (id(param) in inner) is matrices])
+    ]
+
+
+def _rate(step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"lr": group["lr"]}
+
+
+def _cut_like(shard: Any, whole: Tensor) -> Tensor:
+    """Returns a tensor that every process has, cut as another one is; nothing is sent."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = shard.device_mesh
+    return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False).redistribute(
+        mesh, shard.placements
+    )

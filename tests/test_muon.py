@@ -1,0 +1,230 @@
+"""AdaptiveMuon: matrices step along AdaptiveVSGD's mean, orthogonalised, and all else as AdaptiveVSGD does."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import varigrad
+from tests import reference
+from tests.battery.table import ROWS, WAYS, displacements
+from varigrad.muon import orthogonalised
+
+ROW = next(row for row in ROWS if row.name == "AdaptiveMuon")
+SHAPES = {"square": (5, 5), "wide": (4, 9), "tall": (9, 4), "kernel": (6, 3, 2, 2), "row": (1, 7), "column": (7, 1)}
+
+every_way = pytest.mark.parametrize("way", WAYS)
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def stream(shape, steps=120, seed=0):
+    """Gradients that drift and are observed with noise."""
+    random = np.random.default_rng(seed)
+    return list(np.cumsum(0.3 * random.normal(size=(steps, *shape)), axis=0) + random.normal(size=(steps, *shape)))
+
+
+def walk(shape, dtype=torch.float32, steps=20, scale=1.0, **settings):
+    """The parameter after some steps on gradients times `scale`, and the optimizer."""
+    param = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    optimizer = varigrad.AdaptiveMuon([param], lr=1e-2, **settings)
+    for gradient in stream(shape, steps):
+        param.grad = torch.from_numpy(gradient).to(dtype) * scale
+        optimizer.step()
+    return param.detach(), optimizer
+
+
+# ---------------------------------------------------------------- the mathematics
+
+
+@every_way
+@every_shape
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_matrices_and_kernels_go_the_way_of_the_transcription(shape, way, nesterov):
+    """It makes a polynomial of the singular values, where the library multiplies matrices."""
+    gradients: list = stream(shape)
+    gradients[7] = None
+    gradients[9] = np.zeros(shape)
+    rates = [1e-2 * 0.99**t for t in range(len(gradients))]
+    (ours,) = displacements(ROW, [gradients], rates, torch.float64, nesterov=nesterov, weight_decay=0.1, **WAYS[way])
+    exact = reference.adaptive_muon(np.zeros(shape), gradients, rates, nesterov=nesterov, weight_decay=0.1)
+    assert np.abs(ours - exact).max() <= 1e-9 * np.abs(exact).max()
+
+
+@every_shape
+def test_in_single_precision_too(shape):
+    gradients = [gradient.astype(np.float32).astype(np.float64) for gradient in stream(shape)]
+    (ours,) = displacements(ROW, [gradients], 1e-2, torch.float32)
+    exact = reference.adaptive_muon(np.zeros(shape), gradients, 1e-2)
+    # The polynomial makes of an error of a small singular value one 3.4^5 times as large.
+    assert np.abs(ours - exact).max() <= 1e-3 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (20, 60), (60, 20)], ids=str)
+def test_a_step_has_equal_singular_values_and_adamws_mean_square(shape):
+    param = torch.zeros(shape, requires_grad=True)
+    param.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    varigrad.AdaptiveMuon([param], lr=1.0).step()
+    values = torch.linalg.svdvals(param.detach()) / (0.2 * max(shape) ** 0.5)
+    assert values.min() > 0.3
+    assert values.max() < 1.25
+    assert param.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
+
+
+def test_with_a_gain_that_stays_it_is_torchs_muon():
+    """Once the beginning is forgotten, which torch's momentum counts as zeros; torch computes in bfloat16."""
+
+    class Fixed(varigrad.AdaptiveMuon):
+        start_gain = 0.05
+        gain_rate = 0.0
+
+    shape = (16, 24)
+    ours, theirs = (torch.zeros(shape, requires_grad=True) for _ in range(2))
+    fixed = Fixed([ours], lr=1.0)
+    muon = torch.optim.Muon([theirs], lr=1.0, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for gradient in stream(shape, steps=300):
+        before = ours.detach().clone(), theirs.detach().clone()
+        for param, optimizer in ((ours, fixed), (theirs, muon)):
+            param.grad = torch.from_numpy(gradient).float()
+            optimizer.step()
+    mine, torchs = ours.detach() - before[0], theirs.detach() - before[1]
+    assert (mine - torchs).norm() < 0.05 * torchs.norm()
+    assert fixed.state[ours]["gain"].item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("power", [-7, 7, -40, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_loss_times_a_power_of_two_changes_no_bit(power, dtype):
+    ours, _ = walk((5, 8), dtype)
+    scaled, _ = walk((5, 8), dtype, scale=2.0**power)
+    assert torch.equal(ours, scaled)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_no_size_of_gradients_is_too_small_or_too_large(scale):
+    ours, _ = walk((5, 8))
+    extreme, _ = walk((5, 8), scale=scale)
+    torch.testing.assert_close(extreme, ours, rtol=1e-3, atol=1e-4)
+
+
+def test_what_never_had_a_gradient_only_decays():
+    param = torch.ones(3, 4, requires_grad=True)
+    optimizer = varigrad.AdaptiveMuon([param], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        param.grad = torch.zeros(3, 4)
+        optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((3, 4), 0.95**3))
+
+
+def test_a_complex_matrix_becomes_unitary():
+    matrix = torch.randn(6, 9, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    left, values, right = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert values.min() > 0.3
+    assert values.max() < 1.25
+    turned = left.conj().T @ orthogonalised(matrix).numpy() @ right.conj().T
+    assert np.abs(turned - np.diag(np.diag(turned))).max() < 1e-12  # the singular vectors stay
+    param = torch.zeros(6, 9, dtype=torch.complex64, requires_grad=True)
+    param.grad = matrix.to(torch.complex64)
+    varigrad.AdaptiveMuon([param], lr=1.0).step()
+    step = (0.2 * 3 * orthogonalised(matrix)).to(torch.complex64)
+    torch.testing.assert_close(param.detach(), -step, rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------- which parameters are matrices
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+
+
+def test_a_model_has_its_inner_matrices_told_from_the_rest():
+    model = network()
+    optimizer = varigrad.AdaptiveMuon(model, lr=1e-2, weight_decay=0.1)
+    matrices, others = optimizer.param_groups
+    assert matrices["param_names"] == ["2.weight", "4.weight"]
+    assert others["param_names"] == ["0.weight", "0.bias", "2.bias", "4.bias", "6.weight", "6.bias"]
+    assert (matrices["matrices"], others["matrices"]) == (True, False)
+    # What is not a matrix is AdaptiveVSGD's, at 0.3 of the rate.
+    twin = network()
+    rest = [param for name, param in twin.named_parameters() if name in others["param_names"]]
+    adaptive = varigrad.AdaptiveVSGD(rest, lr=0.3e-2, weight_decay=0.1 / 0.3, nesterov=True)
+    for step in range(5):
+        random = torch.Generator().manual_seed(step)
+        for param, other in zip(model.parameters(), twin.parameters(), strict=True):
+            param.grad = torch.randn(param.shape, generator=random)
+            other.grad = param.grad.clone()
+        optimizer.step()
+        adaptive.step()
+    for param, other in zip(others["params"], rest, strict=True):
+        torch.testing.assert_close(param, other)
+
+
+def test_a_model_without_matrices_or_of_nothing_else_has_one_group():
+    norm = varigrad.AdaptiveMuon(nn.LayerNorm(4))
+    assert [group["matrices"] for group in norm.param_groups] == [False]
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 2)).requires_grad_(True)
+    model[1].requires_grad_(False)
+    assert [len(group["params"]) for group in varigrad.AdaptiveMuon(model).param_groups] == [1, 2]
+    with pytest.raises(ValueError, match="empty parameter list"):
+        varigrad.AdaptiveMuon(nn.ReLU())
+
+
+def test_of_parameters_all_with_two_dimensions_are_matrices_unless_a_group_says_no():
+    def end(**settings):
+        param = torch.zeros(4, 6, requires_grad=True)
+        optimizer = varigrad.AdaptiveMuon([{"params": [param], **settings}], lr=1e-2)
+        param.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        return param.detach()
+
+    assert torch.equal(end(), end(matrices=True))
+    flat = end(matrices=False)
+    torch.testing.assert_close(flat.abs(), torch.full((4, 6), 0.3e-2))
+    assert not torch.allclose(end().abs(), flat.abs())
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_the_state_of_a_matrix_is_adaptive_vsgds():
+    _, optimizer = walk((5, 8))
+    (state,) = optimizer.state.values()
+    assert set(state) == {"step", "mean", "deviation", "agreement", "pairs", "gain"}
+    belief = varigrad.belief_of(optimizer, optimizer.param_groups[0]["params"][0])
+    assert belief.observation_variance.shape == belief.gain.shape == (5, 8)
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "kahan"])
+def test_a_matrix_of_16_bits_goes_where_one_of_32_bits_goes(rounding):
+    """Each step is a hundredth of the last place, which rounding to the nearest loses."""
+    shape = (64, 64)
+
+    def moved(dtype, **settings):
+        param = torch.full(shape, 4.0, dtype=dtype, requires_grad=True)
+        optimizer = varigrad.AdaptiveMuon([param], lr=1e-3, **settings)
+        for gradient in stream(shape, steps=100):
+            param.grad = torch.from_numpy(gradient).bfloat16().to(dtype)
+            optimizer.step()
+        return param.detach().double() - 4
+
+    exact = moved(torch.float32)
+    assert not moved(torch.bfloat16, rounding="nearest").any()
+    ours = moved(torch.bfloat16, rounding=rounding)
+    # How much of the way is gone. At random the last places of 4,096 weights leave an error of 0.02 in it.
+    assert (ours * exact).sum() / exact.square().sum() == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_gain_of_each_matrix_is_its_own():
+    still, drifting = (torch.zeros(20, 20, requires_grad=True) for _ in range(2))
+    optimizer = varigrad.AdaptiveMuon([still, drifting], lr=1e-3)
+    random, level = torch.Generator().manual_seed(0), torch.zeros(20, 20)
+    for _ in range(200):
+        level += torch.randn(20, 20, generator=random)
+        still.grad = torch.randn(20, 20, generator=random)
+        drifting.grad = level + torch.randn(20, 20, generator=random)
+        optimizer.step()
+    assert optimizer.state[still]["gain"] < 0.1
+    assert optimizer.state[drifting]["gain"] > 0.5
