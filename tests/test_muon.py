@@ -55,8 +55,8 @@ def test_in_single_precision_too(shape):
     gradients = [gradient.astype(np.float32).astype(np.float64) for gradient in stream(shape)]
     (ours,) = displacements(ROW, [gradients], 1e-2, torch.float32)
     exact = reference.adaptive_muon(np.zeros(shape), gradients, 1e-2)
-    # The polynomial makes of an error of a small singular value one 3.4^5 times as large.
-    assert np.abs(ours - exact).max() <= 1e-3 * np.abs(exact).max()
+    # The iterations compute in bfloat16, whose numbers are up to 0.4 % off.
+    assert np.abs(ours - exact).max() <= 0.02 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (20, 60), (60, 20)], ids=str)

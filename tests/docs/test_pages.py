@@ -17,7 +17,9 @@ SOURCE = Path(varigrad.__file__).parent
 PAGES = sorted(DOCS.rglob("*.md"))
 # Pages of prose, of tables, and of what is taken from elsewhere.
 WITHOUT_CODE = {"index.md", "results.md", "examples.md", "changelog.md", *(f"api/{page.name}" for page in PAGES)}
-PAPER_PAGES = [DOCS / f"{name}.md" for name in ("vsgd", "adaptive", "muon", "dissecting-adam", "adabayes", "virtual-gradients")]
+PAPER_PAGES = [
+    DOCS / f"{name}.md" for name in ("vsgd", "adaptive", "muon", "dissecting-adam", "adabayes", "virtual-gradients")
+]
 TRAINERS = ("lightning", "transformers", "accelerate", "timm")
 OPTIMIZERS = {
     name: kind
