@@ -364,3 +364,20 @@ def test_a_flattened_parameter_is_refused():
     model._flat_param = flat_param.FlatParameter(torch.zeros(10))
     with pytest.raises(ValueError, match="flattened parameter _flat_param"):
         varigrad.param_groups(model, 0.1)
+
+
+# ---------------------------------------------------------------- matrices
+
+
+def test_matrices_are_told_from_the_rest_in_either_group():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 4), nn.Linear(4, 9))
+    groups = varigrad.param_groups(model, 0.1, no_decay=[model[3].weight], matrices=True)
+    assert [(group["weight_decay"], group["matrices"], [name for name, _ in group["params"]]) for group in groups] == [
+        (0.1, True, ["1.weight"]),
+        (0.1, False, ["4.weight"]),
+        (0.0, True, ["3.weight"]),
+        (0.0, False, ["0.weight", "1.bias", "2.weight", "2.bias", "3.bias", "4.bias"]),
+    ]
+    assert len(varigrad.AdaptiveMuon(groups).param_groups) == 4
+    with pytest.raises(TypeError, match="param_groups's matrices = 1 is not accepted"):
+        varigrad.param_groups(model, 0.1, matrices=1)

@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import ParametrizationList
 
-from .engine.hyperparameters import Interval
+from .engine.hyperparameters import Interval, Switch
+from .matrices import inner_matrices
 
 __all__ = ["param_groups"]
 
@@ -35,7 +36,11 @@ WEIGHTS_AND_BIASES: tuple[tuple[tuple[type[nn.Module], ...], str, str], ...] = (
 
 
 def param_groups(
-    model: nn.Module, weight_decay: float, *, no_decay: Iterable[type[nn.Module] | Tensor] = ()
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    no_decay: Iterable[type[nn.Module] | Tensor] = (),
+    matrices: bool = False,
 ) -> list[dict[str, Any]]:
     r"""Splits the parameters of a model into those that decay and those that do not.
 
@@ -61,11 +66,14 @@ def param_groups(
         weight_decay: The decay of those that decay, in [0, ∞).
         no_decay: Further module types whose parameters, those of modules inside them included, do not decay; or
             parameters that do not.
+        matrices: Whether the groups are for `AdaptiveMuon`: each of the two is split further, into the matrices inside
+            the network and the rest, with `matrices` True and False.
 
     Returns:
-        At most two parameter groups for any optimizer: first those that decay, then the others with a `weight_decay`
-        of 0; a group that would be empty is left out. Each holds (name, parameter) pairs in the order and with the
-        names of `model.named_parameters()`, so that a state dict says which is which. Every parameter is in one group.
+        At most two parameter groups for any optimizer, or four with `matrices`: first those that decay, then the others
+        with a `weight_decay` of 0; a group that would be empty is left out. Each holds (name, parameter) pairs in the
+        order and with the names of `model.named_parameters()`, so that a state dict says which is which. Every
+        parameter is in one group.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -83,6 +91,7 @@ def param_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(f"param_groups's model must be a torch.nn.Module, not {type(model).__name__}")
     Interval().check("param_groups's weight_decay", weight_decay)
+    Switch().check("param_groups's matrices", matrices)
     named: list[tuple[str, Tensor]] = list(model.named_parameters())
     if not named:
         raise ValueError("param_groups's model has no parameters")
@@ -99,7 +108,21 @@ def param_groups(
             exempt.add(id(param))
     decaying = [(name, param) for name, param in named if id(param) not in exempt]
     others = [(name, param) for name, param in named if id(param) in exempt]
-    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if matrices:
+        inner = {id(matrix) for matrix in inner_matrices(model)}
+        groups = [
+            {
+                **group,
+                "params": [pair for pair in group["params"] if (id(pair[1]) in inner) is inside],
+                "matrices": inside,
+            }
+            for group in groups
+            for inside in (True, False)
+        ]
     return [group for group in groups if group["params"]]
 
 
