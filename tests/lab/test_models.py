@@ -153,6 +153,16 @@ def test_the_lstm_goes_on_where_it_was() -> None:
         assert torch.equal(other(text), model(text))  # what it remembers is saved with it
 
 
+def test_the_lstm_goes_on_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = CharLSTM(11, rows=3, width=8)
+    symbols = torch.randint(11, (3, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = model(symbols), model(symbols)
+    assert not torch.equal(first, second)
+    assert model.hidden.dtype is model.cell.dtype is torch.float32
+
+
 def test_the_transformer_does_not_see_what_comes() -> None:
     model = GPT(7, context=10, width=8, heads=2, depth=2)
     text = torch.randint(7, (2, 10))

@@ -48,5 +48,6 @@ class CharLSTM(nn.Module):
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
         """Scores of the next symbol after each, shaped (rows, length, symbols)."""
         output, (hidden, cell) = self.lstm(self.dropout(self.embedding(symbols)), (self.hidden, self.cell))
-        self.hidden, self.cell = hidden.detach(), cell.detach()
+        # Under autocast they come in bfloat16, which the next batch could not be started from.
+        self.hidden, self.cell = hidden.detach().float(), cell.detach().float()
         return self.line(self.dropout(output))  # type: ignore[no-any-return]
