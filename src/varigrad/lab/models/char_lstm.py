@@ -49,5 +49,5 @@ class CharLSTM(nn.Module):
         """Scores of the next symbol after each, shaped (rows, length, symbols)."""
         output, (hidden, cell) = self.lstm(self.dropout(self.embedding(symbols)), (self.hidden, self.cell))
         # Under autocast they come in bfloat16, which the next batch could not be started from.
-        self.hidden, self.cell = hidden.detach().float(), cell.detach().float()
+        self.hidden, self.cell = hidden.detach().to(self.hidden), cell.detach().to(self.cell)
         return self.line(self.dropout(output))  # type: ignore[no-any-return]
