@@ -162,6 +162,15 @@ def test_a_model_has_its_inner_matrices_told_from_the_rest():
         torch.testing.assert_close(param, other)
 
 
+def test_the_projections_of_an_attention_are_matrices():
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.MultiheadAttention(8, 2, kdim=4), nn.Linear(8, 3))
+    matrices, _ = varigrad.AdaptiveMuon(model).param_groups
+    assert matrices["param_names"] == [
+        *("0.self_attn.in_proj_weight", "0.self_attn.out_proj.weight", "0.linear1.weight", "0.linear2.weight"),
+        *("1.q_proj_weight", "1.k_proj_weight", "1.v_proj_weight", "1.out_proj.weight"),
+    ]
+
+
 def test_a_model_without_matrices_or_of_nothing_else_has_one_group():
     norm = varigrad.AdaptiveMuon(nn.LayerNorm(4))
     assert [group["matrices"] for group in norm.param_groups] == [False]

@@ -7,14 +7,19 @@ from torch import Tensor, nn
 __all__ = ["inner_matrices"]
 
 Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def inner_matrices(model: nn.Module) -> list[Tensor]:
-    """The weights of all `nn.Linear` of a network but the output layer, the kernels of its convolutions but the first.
+    """Returns the weights of all `nn.Linear` but the output layer, kernels of convolutions but the first, projections.
 
     The output layer is the last `nn.Linear`, unless the network has `ties_output = True`: its embedding is it then.
+    Kernels in groups are no matrices. The projections are those of `nn.MultiheadAttention`.
     """
     linear: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     convolutions = [module for module in model.modules() if isinstance(module, Convolution)]
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
     inner = linear if getattr(model, "ties_output", False) else linear[:-1]
-    return inner + [module.weight for module in convolutions[1:] if module.groups == 1]
+    inner += [module.weight for module in convolutions[1:] if module.groups == 1]
+    projections = [getattr(module, name) for module in attentions for name in PROJECTIONS]
+    return inner + [projection for projection in projections if projection is not None]
