@@ -29,6 +29,7 @@ FIVE = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-sho
 
 NAMES = {
     "adaptive-vsgd": "AdaptiveVSGD",
+    "adaptive-muon": "AdaptiveMuon",
     "adaptive-nesterov": "AdaptiveVSGD, nesterov",
     "gain-by-hand": "AdaptiveVSGD, gain by hand",
     "vsgd": "VSGD",
@@ -45,7 +46,7 @@ NAMES = {
 }
 
 MUONS = {
-    **{key: NAMES[key] for key in ("adamw", "adaptive-vsgd", "muon")},
+    **{key: NAMES[key] for key in ("adamw", "adaptive-vsgd", "muon", "adaptive-muon")},
     "muon-fixed": "Muon, the rest by AdaptiveVSGD",
     "muon-learned": "Muon, momentum learned, the rest by AdaptiveVSGD",
     "muon-learned-adamw": "Muon, momentum learned, the rest by AdamW",
@@ -55,7 +56,7 @@ MUONS = {
 }
 
 AROUND_ADAPTIVE = (
-    *("adaptive-vsgd", "adaptive-nesterov", "gain-by-hand", "momentum-by-hand"),
+    *("adaptive-muon", "adaptive-vsgd", "adaptive-nesterov", "gain-by-hand", "momentum-by-hand"),
     *("adamw", "nadamw", "schedule-free", "muon", "vsgd", "sgd"),
 )
 

@@ -70,6 +70,16 @@ def test_a_step_has_equal_singular_values_and_adamws_mean_square(shape):
     assert param.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.2)
 
 
+def test_the_order_in_memory_of_a_kernel_does_not_matter():
+    plain, _ = walk((6, 3, 2, 2), torch.float64)
+    param = torch.zeros(6, 3, 2, 2, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    optimizer = varigrad.AdaptiveMuon([param], lr=1e-2)
+    for gradient in stream((6, 3, 2, 2), steps=20):
+        param.grad = torch.from_numpy(gradient).to(memory_format=torch.channels_last)
+        optimizer.step()
+    torch.testing.assert_close(param.detach(), plain, rtol=1e-12, atol=1e-14)
+
+
 def test_with_a_gain_that_stays_it_is_torchs_muon():
     """Once the beginning is forgotten, which torch's momentum counts as zeros; torch computes in bfloat16."""
 
