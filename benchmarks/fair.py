@@ -27,27 +27,12 @@ from varigrad.lab.tasks import find_task
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "fair"
 OPTIMIZERS = (
-    *(
-        "adaptive-vsgd",
-        "adaptive-muon",
-        "adamw",
-        "vsgd",
-        "nadamw",
-        "muon",
-        "schedule-free",
-        "sgd",
-        "benchmarks/controls.py",
-    ),
-    *("constant-vsgd", "msvag", "adabayes-fp", "svgd"),
+    *("adaptive-vsgd", "adaptive-muon", "adamw", "vsgd", "nadamw", "muon", "schedule-free", "sgd"),
+    *("benchmarks/controls.py", "constant-vsgd", "msvag", "adabayes-fp", "svgd"),
 )
 LONGER = (
-    "adaptive-vsgd",
-    "adaptive-muon",
-    "benchmarks/controls.py:adaptive-nesterov",
-    "adamw",
-    "nadamw",
-    "muon",
-    "vsgd",
+    *("adaptive-vsgd", "adaptive-muon", "benchmarks/controls.py:adaptive-nesterov"),
+    *("adamw", "nadamw", "muon", "vsgd"),
 )
 MUON = ("adamw", "adaptive-vsgd", "muon", "adaptive-muon", "benchmarks/adaptive_muon.py")
 

@@ -72,6 +72,8 @@ def table(cell, last=None, names=NAMES, tasks=TASKS):
     found = {task: record for task, record in records().items() if task in tasks}
     rows = [("Optimizer", *(TASKS[name] for name in found), *([last[0]] if last else []))]
     for key, name in ((name, NAMES[name]) for name in names):
+        if not any(key in task["optimizers"] for task in found.values()):
+            continue
         cells = [cell(task, key) if key in task["optimizers"] else "" for task in found.values()]
         five = [found[task] for task in FIVE if task in found]
         rows.append((name, *cells, *([last[1](five, key)] if last else [])))
