@@ -1,4 +1,4 @@
-"""AdaptiveMuon: matrices step along AdaptiveVSGD's mean, orthogonalised, and all else as AdaptiveVSGD does."""
+"""AdaptiveMuon: all steps along AdaptiveVSGD's mean in units of the noise; those of matrices are orthogonalised."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_in_single_precision_too(shape):
     assert np.abs(ours - exact).max() <= 0.02 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("shape", [(40, 40), (20, 60), (60, 20)], ids=str)
+@pytest.mark.parametrize("shape", [(20, 60), (60, 20)], ids=str)
 def test_a_step_has_equal_singular_values_and_adamws_mean_square(shape):
     param = torch.zeros(shape, requires_grad=True)
     param.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -80,8 +80,8 @@ def test_the_order_in_memory_of_a_kernel_does_not_matter():
     torch.testing.assert_close(param.detach(), plain, rtol=1e-12, atol=1e-14)
 
 
-def test_with_a_gain_that_stays_it_is_torchs_muon():
-    """Once the beginning is forgotten, which torch's momentum counts as zeros; torch computes in bfloat16."""
+def test_without_noise_and_with_a_gain_that_stays_it_is_torchs_muon():
+    """Where all weights have the same signal-to-noise ratio there is nothing to weigh; torch computes in bfloat16."""
 
     class Fixed(varigrad.AdaptiveMuon):
         start_gain = 0.05
@@ -91,13 +91,15 @@ def test_with_a_gain_that_stays_it_is_torchs_muon():
     ours, theirs = (torch.zeros(shape, requires_grad=True) for _ in range(2))
     fixed = Fixed([ours], lr=1.0)
     muon = torch.optim.Muon([theirs], lr=1.0, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-    for gradient in stream(shape, steps=300):
+    noise = torch.randn(400, *shape, generator=torch.Generator().manual_seed(0))
+    for gradient in noise:
         before = ours.detach().clone(), theirs.detach().clone()
         for param, optimizer in ((ours, fixed), (theirs, muon)):
-            param.grad = torch.from_numpy(gradient).float()
+            param.grad = gradient.clone()
             optimizer.step()
     mine, torchs = ours.detach() - before[0], theirs.detach() - before[1]
-    assert (mine - torchs).norm() < 0.05 * torchs.norm()
+    # z is bounded where the mean is not: far from the bound the two are in proportion.
+    assert (mine - torchs).norm() < 0.1 * torchs.norm()
     assert fixed.state[ours]["gain"].item() == pytest.approx(0.05)
 
 
@@ -136,7 +138,8 @@ def test_a_complex_matrix_becomes_unitary():
     param = torch.zeros(6, 9, dtype=torch.complex64, requires_grad=True)
     param.grad = matrix.to(torch.complex64)
     varigrad.AdaptiveMuon([param], lr=1.0).step()
-    step = (0.2 * 3 * orthogonalised(matrix)).to(torch.complex64)
+    signs = torch.complex(matrix.real.sign(), matrix.imag.sign())  # of two weights each, at the first step
+    step = (0.2 * 3 * orthogonalised(signs)).to(torch.complex64)
     torch.testing.assert_close(param.detach(), -step, rtol=0, atol=1e-4)
 
 
@@ -157,19 +160,19 @@ def test_a_model_has_its_inner_matrices_told_from_the_rest():
     assert matrices["param_names"] == ["2.weight", "4.weight"]
     assert others["param_names"] == ["0.weight", "0.bias", "2.bias", "4.bias", "6.weight", "6.bias"]
     assert (matrices["matrices"], others["matrices"]) == (True, False)
-    # What is not a matrix is AdaptiveVSGD's, at 0.3 of the rate.
+    # What is not a matrix goes the same way by itself.
     twin = network()
     rest = [param for name, param in twin.named_parameters() if name in others["param_names"]]
-    adaptive = varigrad.AdaptiveVSGD(rest, lr=0.3e-2, weight_decay=0.1 / 0.3, nesterov=True)
+    alone = varigrad.AdaptiveMuon(rest, lr=1e-2, weight_decay=0.1, matrices=False)
     for step in range(5):
         random = torch.Generator().manual_seed(step)
         for param, other in zip(model.parameters(), twin.parameters(), strict=True):
             param.grad = torch.randn(param.shape, generator=random)
             other.grad = param.grad.clone()
         optimizer.step()
-        adaptive.step()
+        alone.step()
     for param, other in zip(others["params"], rest, strict=True):
-        torch.testing.assert_close(param, other)
+        assert torch.equal(param, other)
 
 
 def test_the_projections_of_an_attention_are_matrices():
@@ -201,8 +204,18 @@ def test_of_parameters_all_with_two_dimensions_are_matrices_unless_a_group_says_
 
     assert torch.equal(end(), end(matrices=True))
     flat = end(matrices=False)
-    torch.testing.assert_close(flat.abs(), torch.full((4, 6), 0.3e-2))
+    torch.testing.assert_close(flat.abs(), torch.full((4, 6), 1e-2))
     assert not torch.allclose(end().abs(), flat.abs())
+
+
+def test_no_weight_outside_a_matrix_moves_by_more_than_the_learning_rate():
+    param = torch.zeros(200, requires_grad=True)
+    optimizer = varigrad.AdaptiveMuon([param], lr=1e-2)
+    for gradient in stream((200,)):
+        before = param.detach().clone()
+        param.grad = torch.from_numpy(gradient).float() * 100
+        optimizer.step()
+        assert (param.detach() - before).abs().max() <= 1e-2 * (1 + 1e-6)
 
 
 # ---------------------------------------------------------------- memory

@@ -62,17 +62,18 @@ def adaptive_vsgd_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
-def learned_mean(param, grad, mean, deviation, *, weight, rate):
-    """Writes the mean in the place of the parameter."""
+def adaptive_muon(param, grad, mean, deviation, *, lr, weight, rate):
+    """Takes the noise for that of one gradient, as Adam does, and not for that of the mean."""
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
-    return mean, mean, deviation, agreement, pairs
+    return param - lr * normalised(mean, deviation, 1.0), mean, deviation, agreement, pairs
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
-def learned_mean_nesterov(param, grad, mean, deviation, *, weight, rate):
-    """Writes the mean in the place of the parameter, as it would be if the same gradient came again."""
+def adaptive_muon_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
+    """The same, one step ahead."""
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
-    return mean + weight * (grad - mean), mean, deviation, agreement, pairs
+    ahead = mean + weight * (grad - mean)
+    return param - lr * normalised(ahead, deviation, 1.0), mean, deviation, agreement, pairs
 
 
 class AdaptiveVSGD(RuleOptimizer):

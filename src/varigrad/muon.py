@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from .adaptive import AdaptiveVSGD, learned_mean, learned_mean_nesterov
+from .adaptive import AdaptiveVSGD, adaptive_muon, adaptive_muon_nesterov
 from .descent import descend
 from .engine.bucket import Bucket
 from .engine.hyperparameters import Accepts, Switch
@@ -32,21 +32,23 @@ ITERATIONS = 5
 
 
 class AdaptiveMuon(AdaptiveVSGD):
-    r"""Muon with a learned momentum: AdaptiveVSGD's mean, orthogonalised, as the step of every matrix.
+    r"""Muon with a learned momentum, whose every weight is weighed by its noise before it is orthogonalised.
 
     Muon steps a matrix along its momentum with all singular values made equal. Its momentum of 0.95 is the same for
-    every matrix at every time. Here it is 1 - w with AdaptiveVSGD's gain w, learned for each matrix from how often
-    successive innovations agree in sign. With m, v, w_t and u as AdaptiveVSGD has them, and u as a matrix of p rows and
-    q columns, a row for each output channel:
+    every matrix at every time, and a weight whose gradient is mostly noise has as much of a say as any other. Here it
+    is 1 - w with AdaptiveVSGD's gain w, learned for each matrix from how often successive innovations agree in sign,
+    and the mean is divided by what a gradient is expected to be. With m, v and w_t as AdaptiveVSGD has them:
 
-        O = U Vᵀ, about, of the singular value decomposition u = U S Vᵀ      by five Newton-Schulz iterations
-        θ ← θ (1 - lr weight_decay) - lr 0.2 √max(p, q) O                    a matrix
-        θ ← θ (1 - lr weight_decay) - lr 0.3 u / √(u² + w_t v)               everything else
+        u = m + w_t (g - m) for a matrix with `nesterov`, else m
+        z = u / √(u² + v)                                                 between -1 and 1
+        θ ← θ (1 - lr weight_decay) - lr 0.2 √max(p, q) O(z)              a matrix of p rows and q columns
+        θ ← θ (1 - lr weight_decay) - lr z                                everything else
 
-    The factors give both kinds of steps about the root mean square of AdamW's, which is 0.2 lr (Liu et al. 2025,
-    Eq. 4), so that AdamW's learning rate and weight decay serve here. Nothing has the unit of a gradient: the loss may
-    be multiplied by a power of two, and no bit changes. The state is AdaptiveVSGD's, two tensors. The iterations
-    compute in bfloat16, as Muon's do; for float64 parameters in float64.
+    O(z) is about U Vᵀ of the singular value decomposition z = U S Vᵀ, by five Newton-Schulz iterations, in bfloat16 as
+    Muon's, for float64 parameters in float64. A kernel has a row for each output channel. The factor gives the step of
+    a matrix the root mean square that AdamW's has, 0.2 lr (Liu et al. 2025, Eq. 4), so that one learning rate serves
+    all. Nothing has the unit of a gradient: the loss may be multiplied by a power of two, and no bit changes. The state
+    is AdaptiveVSGD's, two tensors.
 
     Matrices are the parameters of two dimensions or more in groups with `matrices=True`. That should be those inside a
     network only: given the model itself, this class tells them by the types of the modules, and steps the output layer,
@@ -57,7 +59,7 @@ class AdaptiveMuon(AdaptiveVSGD):
             argument below may be set per group.
         lr: Learning rate η; a number or 0-dim tensor in [0, ∞).
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
-        nesterov: Step along the mean as it would be if the same gradient came again.
+        nesterov: Step matrices along the mean as it would be if the same gradient came again.
         matrices: Whether parameters of two dimensions or more are stepped as matrices.
         rounding: How parameters of 16 bits are written; as AdaptiveVSGD has it.
         state_dtype: `torch.bfloat16` keeps the state in half the memory, rounded stochastically; None in float32, or in
@@ -87,13 +89,11 @@ class AdaptiveMuon(AdaptiveVSGD):
         >>> optimizer.step()
     """
 
+    rule = adaptive_muon
     accepts: ClassVar[dict[str, Accepts]] = {"nesterov": Switch(), "matrices": Switch()}
 
     matrix_step: ClassVar[float] = 0.2
     """The root mean square of a matrix's step, in that of the learning rate: AdamW's."""
-
-    other_step: ClassVar[float] = 0.3
-    """What all other steps are multiplied by, which would be AdaptiveVSGD's."""
 
     def __init__(
         self,
@@ -114,10 +114,9 @@ class AdaptiveMuon(AdaptiveVSGD):
         arguments = locals()
         super(AdaptiveVSGD, self).__init__(_groups(params) if isinstance(params, nn.Module) else params, arguments)
 
-    def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Returns the gain as the signs of the last step have left it, and the averaging rate of the noise."""
-        values = super().scalars(step, group, memory)
-        return {**values, "lr": self.other_step * values["lr"]}
+    def rule_for(self, group: Mapping[str, Any]) -> Rule:
+        """Returns the rule of everything that is no matrix."""
+        return adaptive_muon
 
     def _step_group(
         self,
@@ -129,9 +128,9 @@ class AdaptiveMuon(AdaptiveVSGD):
         rule: Rule | None = None,
     ) -> None:
         """Steps the matrices of a group, and then all else."""
-        towards = learned_mean_nesterov if group["nesterov"] else learned_mean
-        for rule, matrices in ((towards, True), (self.rule_for(group), False)):
-            chosen = [i for i, param in enumerate(params) if (group["matrices"] and param.dim() > 1) is matrices]
+        ahead = adaptive_muon_nesterov if group["nesterov"] else adaptive_muon
+        for rule, matrices in ((ahead, True), (adaptive_muon, False)):
+            chosen = [i for i, param in enumerate(params) if _is_matrix(group, param) is matrices]
             super()._step_group(group, [params[i] for i in chosen], [grads[i] for i in chosen], inputs, scale, rule)
 
     def _run(
@@ -144,8 +143,8 @@ class AdaptiveMuon(AdaptiveVSGD):
         count: float | None,
         scale: LossScale = UNSCALED,
     ) -> None:
-        """Runs the rule; for matrices into directions, along which the parameters then go, orthogonalised."""
-        if rule not in (learned_mean, learned_mean_nesterov):
+        """Runs the rule; for matrices from zero, which leaves z, along which they then go, orthogonalised."""
+        if not _is_matrix(group, bucket.params[0]):
             super()._run(rule, bucket, scalars, group, numbers, count, scale)
             return
         directions = [
@@ -154,7 +153,7 @@ class AdaptiveMuon(AdaptiveVSGD):
         ]
         # What a parameter of 16 bits cannot hold is no part of its direction.
         states = [{name: state[name] for name in state if name != COMPENSATION} for state in bucket.states]
-        wanted = {name: scalars[name] for name in rule.keywords}
+        wanted = {**{name: scalars[name] for name in rule.keywords}, "lr": -1.0}
         super()._run(rule, Bucket(directions, bucket.grads, states, []), wanted, group, numbers, count, scale)
         for state, new in zip(bucket.states, states, strict=True):
             state.update(new)  # differentiable steps make new tensors
@@ -202,6 +201,10 @@ def _groups(model: nn.Module) -> list[dict[str, Any]]:
         for matrices in (True, False)
         if (chosen := [(name, param) for name, param in named if (id(param) in inner) is matrices])
     ]
+
+
+def _is_matrix(group: Mapping[str, Any], param: Tensor) -> bool:
+    return bool(group["matrices"]) and param.dim() > 1
 
 
 def _rate(step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -28,9 +28,11 @@ def adaptive_vsgd(
     """The learned gain, with or without a look ahead, which then stands in the numerator and in the normaliser."""
     walk = Walk(theta, gradients, lr, weight_decay)
     state: dict[str, np.ndarray] = {}
-    for eta, u, spread in learned(walk, nesterov, state, **constants):
-        walk.subtract(eta * divide(u, np.sqrt(u**2 + spread)))
-    return (walk.trajectory, state) if return_state else walk.trajectory
+    for eta, u, S in learned(walk, nesterov, state, **constants):
+        walk.subtract(eta * divide(u, np.sqrt(u**2 + state["weight"] * S)))
+    if not return_state:
+        return walk.trajectory
+    return walk.trajectory, {name: np.asarray(value, dtype=np.float64) for name, value in state.items()}
 
 
 def learned(
@@ -44,7 +46,7 @@ def learned(
     prior_pairs: float = 10.0,
     least_rate: float = 1e-3,
 ) -> Iterator[tuple[np.longdouble, np.ndarray, np.ndarray]]:
-    """The learning rate, the direction u and the variance w S of the mean, step by step; `state` is kept up to date."""
+    """The learning rate, the direction u and the variance S of the noise, step by step; `state` is kept up to date."""
     m, S = np.zeros_like(walk.theta), np.zeros_like(walk.theta)
     signs = np.ones(walk.theta.shape, dtype=int)  # of the last innovation at a gradient that was not zero
     ell, c = _logit(start_gain), Real(0)
@@ -60,9 +62,8 @@ def learned(
         if t > 1:
             r = max(1 / Real(t - 1), Real(least_rate))
             S = (1 - r) * S + r * (1 - w) * e**2
-        yield eta, m + w * (g - m) if nesterov else m, w * S
-        found = {"mean": m, "observation_variance": S, "gain": 1 / (1 + np.exp(-ell))}
-        state.update({name: np.asarray(value, dtype=np.float64) for name, value in found.items()})
+        state.update(mean=m, observation_variance=S, gain=1 / (1 + np.exp(-ell)), weight=w)
+        yield eta, m + w * (g - m) if nesterov else m, S
 
 
 def _logit(gain: float) -> np.longdouble:

@@ -1,4 +1,4 @@
-"""Oracle for AdaptiveMuon: Muon (Jordan et al. 2024) whose momentum is AdaptiveVSGD's learned mean.
+"""Oracle for AdaptiveMuon: Muon (Jordan et al. 2024) along AdaptiveVSGD's learned mean, in units of its noise.
 
 The polynomial p(s) = a s + b s^3 + c s^5 is applied to the singular values themselves, five times, where the library
 multiplies matrices. The factor 0.2 sqrt(max(rows, columns)) is that of Liu et al. 2025, Eq. 4.
@@ -22,14 +22,15 @@ def adaptive_muon(
     matrices: bool = True,
     weight_decay: float = 0.0,
 ) -> np.ndarray:
-    """Matrices along their orthogonalised direction; vectors, and all if not `matrices`, as AdaptiveVSGD, by 0.3."""
+    """A matrix along its orthogonalised direction; a vector, and all if not `matrices`, along the direction itself."""
     walk = Walk(theta, gradients, lr, weight_decay)
-    for eta, u, spread in learned(walk, nesterov, {}):
-        if matrices and u.ndim > 1:
-            flat = u.reshape(len(u), -1).astype(np.float64)
-            walk.subtract(eta * 0.2 * np.sqrt(max(flat.shape)) * orthogonalised(flat).reshape(u.shape))
-        else:
-            walk.subtract(eta * 0.3 * divide(u, np.sqrt(u**2 + spread)))
+    is_matrix = matrices and walk.theta.ndim > 1
+    for eta, u, S in learned(walk, nesterov and is_matrix, {}):
+        z = divide(u, np.sqrt(u**2 + S))
+        if is_matrix:
+            flat = z.reshape(len(z), -1).astype(np.float64)
+            z = 0.2 * np.sqrt(max(flat.shape)) * orthogonalised(flat).reshape(z.shape)
+        walk.subtract(eta * z)
     return walk.trajectory
 
 
