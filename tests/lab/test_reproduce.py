@@ -19,6 +19,8 @@ from varigrad.lab.optimizers import OPTIMIZERS, find_optimizer
 from varigrad.lab.papers.paper import TEST_ACCURACY, TEST_LOSS, TRAIN_LOSS, Cell, Claim, Item, Setting
 from varigrad.lab.protocol import Protocol
 from varigrad.lab.reproduce import composites, filters, lemma, quadratics, verdict
+from varigrad.lab.reproduce.command import write
+from varigrad.lab.reproduce.findings import Findings, Row
 from varigrad.lab.reproduce.run import COMPUTATIONS, PAPERS, compute, find_items
 from varigrad.lab.reproduce.trained import SMOKE_STEPS, measured, train_item, trials
 from varigrad.lab.tasks import TASKS, find_task
@@ -388,3 +390,18 @@ def test_what_a_number_measures_is_said_once(tmp_path: Path) -> None:
         *(f"n = {n}, λ = {scale}, spectral norm" for n, scale in ((2, 1), (5, 2), (10, 3), (25, 4))),
         *(f"n = {n}, λ = {scale}, Frobenius norm" for n, scale in ((2, 1), (5, 2), (10, 3), (25, 4))),
     }
+
+
+def test_what_the_paper_has_no_number_for_is_written_all_the_same(tmp_path: Path) -> None:
+    """Of figures without numbers only the claims are judged."""
+    paper, item = find_items("dissecting-adam/fig5-p4")[0]
+    rows = (
+        Row("M-SGD, training loss", None, 1.32, None, None, "", "1 seed"),
+        Row("M-SGD is ahead", None, 0.1, 0.05, 0.15, verdict.REPRODUCED, "lead in training loss"),
+    )
+    written = write(Findings(paper, item, "tenth", rows, (), 1.0, ()), {"commit": "none"}, tmp_path)
+    assert {path.suffix for path in written} >= {".html", ".csv", ".tex", ".json"}
+    with (tmp_path / "dissecting-adam-fig5-p4-tenth.csv").open(encoding="utf-8") as file:
+        assert [row["verdict"] for row in csv.DictReader(file)] == ["no number", "reproduced"]
+    page = (tmp_path / "dissecting-adam-fig5-p4-tenth.html").read_text("utf-8")
+    assert "1 reproduced, 1 no number, of 2." in page

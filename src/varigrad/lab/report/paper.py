@@ -22,6 +22,7 @@ VERDICTS = {
     "within noise": "#0a84d6",
     "not reproduced": "#e0601c",
     "not run": "#8a8f98",
+    "no number": "#57606a",  # the paper has none; what is judged is a claim of it, elsewhere
 }
 
 

@@ -125,7 +125,8 @@ def _beside(findings: Findings) -> list[PaperRow]:
         elif not colon:
             cell, metric = row.label, "value"
         scale = "; ".join(filter(None, [findings.scale, row.detail]))
-        rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, row.verdict, scale))
+        judged = row.verdict or "no number"
+        rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, judged, scale))
     return rows
 
 
