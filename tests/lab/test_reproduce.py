@@ -395,13 +395,17 @@ def test_what_a_number_measures_is_said_once(tmp_path: Path) -> None:
 def test_what_the_paper_has_no_number_for_is_written_all_the_same(tmp_path: Path) -> None:
     """Of figures without numbers only the claims are judged."""
     paper, item = find_items("dissecting-adam/fig5-p4")[0]
-    rows = (
+    findings = (
         Row("M-SGD, training loss", None, 1.32, None, None, "", "1 seed"),
         Row("M-SGD is ahead", None, 0.1, 0.05, 0.15, verdict.REPRODUCED, "lead in training loss"),
     )
-    written = write(Findings(paper, item, "tenth", rows, (), 1.0, ()), {"commit": "none"}, tmp_path)
+    written = write(Findings(paper, item, "tenth", findings, (), 1.0, ()), {"commit": "none"}, tmp_path)
     assert {path.suffix for path in written} >= {".html", ".csv", ".tex", ".json"}
     with (tmp_path / "dissecting-adam-fig5-p4-tenth.csv").open(encoding="utf-8") as file:
-        assert [row["verdict"] for row in csv.DictReader(file)] == ["no number", "reproduced"]
+        rows = list(csv.DictReader(file))
+    assert [(row["cell"], row["metric"], row["verdict"]) for row in rows] == [
+        ("M-SGD", "training loss", "no number"),
+        ("M-SGD is ahead", "lead in training loss", "reproduced"),
+    ]
     page = (tmp_path / "dissecting-adam-fig5-p4-tenth.html").read_text("utf-8")
     assert "1 reproduced, 1 no number, of 2." in page

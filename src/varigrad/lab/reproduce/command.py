@@ -18,7 +18,7 @@ from varigrad.lab.report.paper import PaperRow, paper_files
 from varigrad.lab.reproduce import display
 from varigrad.lab.reproduce.findings import SCALES, Findings
 from varigrad.lab.reproduce.run import compute, find_items
-from varigrad.lab.reproduce.trained import train_item
+from varigrad.lab.reproduce.trained import METRICS, train_item
 from varigrad.lab.tasks import Task, find_task
 
 _SEEDS = {"full": None, "tenth": 3, "smoke": 2}  # None: the item's
@@ -123,7 +123,10 @@ def _beside(findings: Findings) -> list[PaperRow]:
         if row.detail.startswith("lead in "):
             cell, metric = row.label, row.detail
         elif not colon:
-            cell, metric = row.label, "value"
+            cell, metric = next(
+                ((row.label.removesuffix(f", {name}"), name) for name in METRICS if row.label.endswith(f", {name}")),
+                (row.label, "value"),
+            )
         scale = "; ".join(filter(None, [findings.scale, row.detail]))
         judged = row.verdict or "no number"
         rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, judged, scale))
