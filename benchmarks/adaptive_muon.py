@@ -1,9 +1,10 @@
-"""Muon whose momentum is learned as AdaptiveVSGD's is: one gain for each matrix.
+"""Muon with one of the two changes that AdaptiveMuon makes: a momentum learned, or every weight weighed by its noise.
 
     varigrad tune --task benchmarks/short_tasks.py:gpt-short --optimizers muon,benchmarks/adaptive_muon.py
 
 It is given to the lab as a file. The matrices are those of the lab's `muon`; all else is stepped by AdaptiveVSGD, also
-in the row `muon-fixed`, whose matrices have Muon's momentum of 0.95; and by AdamW in `muon-learned-adamw`.
+in the row `muon-fixed`, whose matrices have Muon's momentum of 0.95; and by AdamW in `muon-learned-adamw`. The row
+`muon-weighed` is AdaptiveMuon with Muon's momentum for every tensor.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ class AdaptiveMuon(torch.optim.Optimizer):
         rate: How far the logit of the gain moves in one step if all signs agree; 0 for a gain that stays.
         target: The mean product of successive signs that is aimed at: above 0 for a longer memory.
         rest: Who steps what is no inner matrix: `"adaptive-vsgd"`, or `"adamw"`, as beside the lab's `muon`.
-        rest_rate: Its learning rate in that of the matrices.
     """
 
     def __init__(
@@ -56,13 +56,12 @@ class AdaptiveMuon(torch.optim.Optimizer):
         rate: float = 0.3,
         target: float = 0.0,
         rest: str = "adaptive-vsgd",
-        rest_rate: float = 1.0,
     ) -> None:
         matrices = inner_matrices(model)
         inner = {id(matrix) for matrix in matrices}
         others = [p for p in model.parameters() if id(p) not in inner]
         kind = torch.optim.AdamW if rest == "adamw" else varigrad.AdaptiveVSGD
-        self._rest = kind(others, lr=rest_rate * lr, weight_decay=weight_decay)
+        self._rest = kind(others, lr=lr, weight_decay=weight_decay)
         settings = {"gain": gain, "rate": rate, "target": target}
         super().__init__(
             [{"params": matrices}, {"params": others, **self._rest.defaults}],
@@ -106,16 +105,23 @@ class AdaptiveMuon(torch.optim.Optimizer):
         state["sign"] = sign
 
 
-def row(name: str, summary: str, **arguments: float | str) -> OptimizerRow:
+class Weighed(varigrad.AdaptiveMuon):
+    """AdaptiveMuon whose gain is not learned: Muon's."""
+
+    start_gain = 0.05
+    gain_rate = 0.0
+
+
+def row(name: str, summary: str, kind: type[torch.optim.Optimizer] = AdaptiveMuon, **arguments) -> OptimizerRow:
     """A row of the lab."""
-    return OptimizerRow(name, AdaptiveMuon, summary, "a study", NORMALISED, arguments, takes_model=True)
+    return OptimizerRow(name, kind, summary, "a study", NORMALISED, arguments, takes_model=True)
 
 
 ROWS = [
     row("muon-learned", "Muon with a learned gain for each matrix", target=0.0),
     row("muon-learned-adamw", "the same, all else by AdamW", rest="adamw"),
-    row("muon-learned-slower", "the rest by AdaptiveVSGD at 0.3 of the rate", rest_rate=0.3),
     row("muon-learned-long", "the same, aiming at signs that agree a little", target=0.1),
     row("muon-learned-longer", "the same, aiming at signs that agree more", target=0.2),
+    row("muon-weighed", "Muon's own momentum, weights weighed by their noise", Weighed),
     row("muon-fixed", "Muon's own momentum, all else by AdaptiveVSGD", gain=0.05, rate=0.0),
 ]

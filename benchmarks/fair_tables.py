@@ -50,7 +50,7 @@ MUONS = {
     "muon-fixed": "Muon, the rest by AdaptiveVSGD",
     "muon-learned": "Muon, momentum learned, the rest by AdaptiveVSGD",
     "muon-learned-adamw": "Muon, momentum learned, the rest by AdamW",
-    "muon-learned-slower": "Muon, momentum learned, the rest by AdaptiveVSGD at 0.3 of the rate",
+    "muon-weighed": "Muon, weights weighed by their noise",
     "muon-learned-long": "Muon, momentum learned, longer memory",
     "muon-learned-longer": "Muon, momentum learned, still longer memory",
 }

@@ -19,7 +19,7 @@ from scipy import stats
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-WITH_TABLES = ("results", "adaptive", "virtual-gradients", "batch-variance")
+WITH_TABLES = ("results", "adaptive", "muon", "virtual-gradients", "batch-variance")
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in WITH_TABLES))
 NAMES = {
     "vsgd": "VSGD",

@@ -133,7 +133,7 @@ def tables():
     "page",
     [
         "README.md",
-        *(f"docs/{name}.md" for name in ("results", "adaptive", "virtual-gradients", "batch-variance")),
+        *(f"docs/{name}.md" for name in ("results", "adaptive", "muon", "virtual-gradients", "batch-variance")),
     ],
 )
 def test_tables_are_those_of_the_results(page):
