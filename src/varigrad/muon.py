@@ -57,7 +57,8 @@ class AdaptiveMuon(AdaptiveVSGD):
     Args:
         params: The model; or its parameters, named parameters, or dictionaries that define parameter groups. Every
             argument below may be set per group.
-        lr: Learning rate η; a number or 0-dim tensor in [0, ∞).
+        lr: Learning rate η; a number or 0-dim tensor in [0, ∞). The default is near the best of short runs of small
+            networks.
         weight_decay: Decoupled weight decay, as in AdamW; in [0, ∞).
         nesterov: Step matrices along the mean as it would be if the same gradient came again.
         matrices: Whether parameters of two dimensions or more are stepped as matrices.
@@ -82,7 +83,7 @@ class AdaptiveMuon(AdaptiveVSGD):
     Example:
         >>> import torch, varigrad
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> optimizer = varigrad.AdaptiveMuon(model, lr=1e-3)
+        >>> optimizer = varigrad.AdaptiveMuon(model, lr=1e-2)
         >>> [(group["matrices"], len(group["params"])) for group in optimizer.param_groups]
         [(True, 1), (False, 3)]
         >>> model(torch.randn(16, 4)).square().mean().backward()
@@ -98,7 +99,7 @@ class AdaptiveMuon(AdaptiveVSGD):
     def __init__(
         self,
         params: ParamsT | nn.Module,
-        lr: float | Tensor = 3e-3,
+        lr: float | Tensor = 1e-2,
         weight_decay: float = 0.0,
         nesterov: bool = True,
         matrices: bool = True,

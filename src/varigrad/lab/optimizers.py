@@ -62,7 +62,7 @@ _ROWS = (
     OptimizerRow(
         "adaptive-muon",
         varigrad.AdaptiveMuon,
-        "Muon with a momentum for each matrix, learned from the signs of innovations",
+        "Muon, every weight weighed by its noise, a momentum learned for each matrix",
         "this library; Jordan et al. 2024; Mehra 1970",
         NORMALISED,
         takes_model=True,
