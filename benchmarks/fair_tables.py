@@ -28,8 +28,8 @@ FIVE = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-sho
 """The tasks of the geometric mean: those that AdaptiveVSGD's aim was set for, without the two smallest."""
 
 NAMES = {
-    "adaptive-vsgd": "AdaptiveVSGD",
     "adaptive-muon": "AdaptiveMuon",
+    "adaptive-vsgd": "AdaptiveVSGD",
     "adaptive-nesterov": "AdaptiveVSGD, nesterov",
     "gain-by-hand": "AdaptiveVSGD, gain by hand",
     "vsgd": "VSGD",
