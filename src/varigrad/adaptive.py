@@ -41,31 +41,31 @@ def observe(grad, mean, deviation, weight, rate):
     return mean + weight * innovation, copysign(spread, latest), agreement, pairs  # Eq. 15
 
 
-def normalised(direction, deviation, weight):
-    """Returns direction / √(direction² + σ²), with the variance σ² = w v of the mean (Eq. 16 and 24)."""
+def normalised(direction, noise):
+    """Returns direction / √(direction² + noise²); its noise is √(w v) where it is that of the mean (Eq. 16 and 24)."""
     side = sign(direction)
-    noise = sqrt(weight) * deviation / (direction + (1 - abs(side)))  # not 0/0
-    return side / sqrt(1 + noise * noise)
+    ratio = noise / (direction + (1 - abs(side)))  # not 0/0
+    return side / sqrt(1 + ratio * ratio)
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
 def adaptive_vsgd(param, grad, mean, deviation, *, lr, weight, rate):
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
-    return param - lr * normalised(mean, deviation, weight), mean, deviation, agreement, pairs
+    return param - lr * normalised(mean, sqrt(weight) * deviation), mean, deviation, agreement, pairs
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
 def adaptive_vsgd_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
     ahead = mean + weight * (grad - mean)
-    return param - lr * normalised(ahead, deviation, weight), mean, deviation, agreement, pairs
+    return param - lr * normalised(ahead, sqrt(weight) * deviation), mean, deviation, agreement, pairs
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
 def adaptive_muon(param, grad, mean, deviation, *, lr, weight, rate):
     """Takes the noise for that of one gradient, as Adam does, and not for that of the mean."""
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
-    return param - lr * normalised(mean, deviation, 1.0), mean, deviation, agreement, pairs
+    return param - lr * normalised(mean, deviation), mean, deviation, agreement, pairs
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
@@ -73,7 +73,7 @@ def adaptive_muon_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
     """The same, one step ahead."""
     mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
     ahead = mean + weight * (grad - mean)
-    return param - lr * normalised(ahead, deviation, 1.0), mean, deviation, agreement, pairs
+    return param - lr * normalised(ahead, deviation), mean, deviation, agreement, pairs
 
 
 class AdaptiveVSGD(RuleOptimizer):
