@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import varigrad
+
 from .contenders import (
     assert_unchanged,
     batch,
@@ -396,6 +398,8 @@ def test_a_model_is_moved_to_another_dtype_and_its_state_loaded(make, way, dtype
         resumed.step()
     # Three roundings of a weight below one in bfloat16, and of AdamW's statistics.
     tolerance = 1e-5 if dtype is torch.float64 else 1.5e-2
+    if make is varigrad.AdaptiveMuon:  # whose iterations compute in bfloat16 unless the parameters are of 64 bits
+        tolerance = max(tolerance, 1e-3)
     for param, other, before in zip(model.parameters(), moved.parameters(), start.parameters(), strict=True):
         assert other.dtype is dtype
         assert resumed.state[other]["step"] == 6

@@ -175,7 +175,7 @@ def test_latex_escapes_and_compiles_to_a_tabular() -> None:
 def test_papers_numbers() -> None:
     assert paper_table(ROWS).rows[2][2:] == ["17.07", "-", "-", "not run", "-"]
     assert "default-src 'none'" in paper_page("t", "r", ROWS, PROVENANCE)
-    assert set(VERDICTS) == {"reproduced", "within noise", "not reproduced", "not run"}
+    assert set(VERDICTS) == {"reproduced", "within noise", "not reproduced", "not run", "no number"}
     with pytest.raises(ValueError, match="verdict 'perhaps' does not exist"):
         dataclasses.replace(ROWS[0], verdict="perhaps")
 
