@@ -118,6 +118,13 @@ def test_no_size_of_gradients_is_too_small_or_too_large(scale):
     torch.testing.assert_close(extreme, ours, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_a_matrix_of_any_size_is_orthogonalised(scale):
+    """The squares of its elements are beyond what a number of 32 bits can hold."""
+    matrix = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonalised(matrix * scale), orthogonalised(matrix), rtol=0, atol=0.03)
+
+
 def test_what_never_had_a_gradient_only_decays():
     param = torch.ones(3, 4, requires_grad=True)
     optimizer = varigrad.AdaptiveMuon([param], lr=0.1, weight_decay=0.5)
