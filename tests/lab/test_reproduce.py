@@ -22,7 +22,7 @@ from varigrad.lab.reproduce import composites, filters, lemma, quadratics, verdi
 from varigrad.lab.reproduce.command import write
 from varigrad.lab.reproduce.findings import Findings, Row
 from varigrad.lab.reproduce.run import COMPUTATIONS, PAPERS, compute, find_items
-from varigrad.lab.reproduce.trained import SMOKE_STEPS, measured, train_item, trials
+from varigrad.lab.reproduce.trained import SMOKE_STEPS, Manner, measured, train_item, trials
 from varigrad.lab.tasks import TASKS, find_task
 from varigrad.lab.tasks.problems import stochastic_quadratic
 from varigrad.lab.training import Evaluation, Run
@@ -70,9 +70,9 @@ def test_every_cell_can_be_run() -> None:
     for trial in distinct.values():
         if trial.optimizer in missing:
             with pytest.raises(LabError, match="pip install"):
-                trial.job("full", 0, CPU)
+                trial.job(Manner("full", CPU), 0)
         else:
-            job = trial.job("full", 0, CPU)
+            job = trial.job(Manner("full", CPU), 0)
             assert job.settings.steps == trial.steps
             job.row.build(torch.nn.Linear(2, 2), job.lr, job.settings.weight_decay, job.task.batch_size, 10)
 
@@ -104,31 +104,31 @@ def test_the_settings_are_those_that_are_printed() -> None:
     assert {(s.lr, s.arguments["momentum"], s.weight_decay) for s in sgd.settings} == {
         (lr, momentum, 0.0) for lr in (0.001, 0.005, 0.01, 0.02) for momentum in (0.9, 0.99)
     }
-    job = trials(by_key["cifar100-vgg16 VSGD (w/ L2)"])[0].job("full", 0, CPU)
+    job = trials(by_key["cifar100-vgg16 VSGD (w/ L2)"])[0].job(Manner("full", CPU), 0)
     assert (job.settings.weight_decay, job.settings.schedule) == (0.01, "drops:10000=0.5,20000=0.25")
     assert job.task.batch_size == 256
     assert find_task("tiny-imagenet-resnext18").batch_size == 64
     ((_, table),) = find_items("adabayes/table1")
     by_key = {cell.key: cell for cell in table.cells}
-    job = trials(by_key["cifar10-resnet34 Adam, test error (%)"])[0].job("full", 0, CPU)
+    job = trials(by_key["cifar10-resnet34 Adam, test error (%)"])[0].job(Manner("full", CPU), 0)
     assert job.row.arguments == {"betas": (0.99, 0.999)}
-    job = trials(by_key["cifar10-densenet121 AdaBayes, test error (%)"])[0].job("full", 0, CPU)
+    job = trials(by_key["cifar10-densenet121 AdaBayes, test error (%)"])[0].job(Manner("full", CPU), 0)
     keywords = job.row.keywords(job.lr, 128, 10)
     assert keywords["sgd_lr"] / keywords["batch_size"] == pytest.approx(7.8125e-4)
     assert job.lr * job.settings.weight_decay == pytest.approx(5e-5)
     assert job.settings.schedule == "drops:58500=0.1"
     for name, scale in (("table2", 0.128), ("table3", 1.28)):
         ((_, table),) = find_items(f"svgd/{name}")
-        job = trials(table.cells[-1])[0].job("full", 0, CPU)
+        job = trials(table.cells[-1])[0].job(Manner("full", CPU), 0)
         assert job.row.keywords(job.lr, 128, 10) == pytest.approx({"scale": scale, "eps": 1e-6 * 128**2})
 
 
 def test_a_tenth_has_a_tenth_of_the_steps_and_falls_a_tenth_of_the_way() -> None:
     ((_, item),) = find_items("dissecting-adam/fig5-p3")
-    job = trials(item.cells[0])[0].job("tenth", 2, CPU)
+    job = trials(item.cells[0])[0].job(Manner("tenth", CPU), 2)
     assert (job.settings.steps, job.seed) == (8000, 2)
     assert job.settings.schedule == "drops:2400=0.2,4800=0.04,6400=0.008"
-    smoke = trials(item.cells[0])[0].job("smoke", 0, CPU)
+    smoke = trials(item.cells[0])[0].job(Manner("smoke", CPU), 0)
     assert smoke.settings.steps == SMOKE_STEPS
 
 
@@ -221,11 +221,18 @@ def cell(key: str, optimizer: str, *rates: float, metric: str = TEST_ACCURACY, n
     return Cell(key, "digits", optimizer, settings, "constant", 300, metric, number=number)
 
 
-def trained(item: Item, scale: str = "tenth", seeds: tuple[int, ...] = (0, 1)):
+def trained(item: Item, scale: str = "tenth", seeds: tuple[int, ...] = (0, 1), autocast: bool = False):
     data = Digits().load(None)
     plans, done, said = [], [], []
     rows, curves, runs = train_item(
-        item, scale, seeds, Here(lambda task: data), CPU, quiet, plans.append, lambda: done.append(1), said.append
+        item,
+        Manner(scale, CPU, autocast),
+        seeds,
+        Here(lambda task: data),
+        quiet,
+        plans.append,
+        lambda: done.append(1),
+        said.append,
     )
     return rows, curves, runs, plans, len(done), said
 
@@ -264,14 +271,15 @@ def test_at_a_tenth_the_choice_is_made_by_shorter_runs() -> None:
     """A tenth as long again, but a thousand steps at least; every seed of the winner has the full tenth."""
     several = dataclasses.replace(trials(cell("a", "sgd", 0.1, 0.2))[0], steps=200_000)
     steps = {
-        (scale, choosing): several.job(scale, 0, CPU, choosing).settings.steps
+        (scale, choosing): several.job(Manner(scale, CPU), 0, choosing).settings.steps
         for scale in ("full", "tenth")
         for choosing in (False, True)
     }
     assert steps == {("full", False): 200_000, ("full", True): 200_000, ("tenth", False): 20_000, ("tenth", True): 2000}
-    assert dataclasses.replace(several, steps=30_000).job("tenth", 0, CPU, choosing=True).settings.steps == 1000
-    assert dataclasses.replace(several, steps=6000).job("tenth", 0, CPU, choosing=True).settings.steps == 600
-    assert dataclasses.replace(several, chosen=False).job("tenth", 0, CPU, choosing=True).settings.steps == 20_000
+    tenth = Manner("tenth", CPU)
+    assert dataclasses.replace(several, steps=30_000).job(tenth, 0, choosing=True).settings.steps == 1000
+    assert dataclasses.replace(several, steps=6000).job(tenth, 0, choosing=True).settings.steps == 600
+    assert dataclasses.replace(several, chosen=False).job(tenth, 0, choosing=True).settings.steps == 20_000
 
 
 def test_the_winner_of_a_short_choice_is_run_with_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +289,20 @@ def test_the_winner_of_a_short_choice_is_run_with_every_seed(monkeypatch: pytest
     assert found == [(1e-7, 10, 0), (0.01, 10, 0), (0.05, 10, 0), (0.05, 30, 0), (0.05, 30, 1)]
     assert plans[-1] == done == 5
     assert "2 seeds; chosen lr 0.05" in rows[0].detail
+
+
+def test_in_bfloat16_every_run_is_another_one() -> None:
+    """The choice among settings, too."""
+    item = Item("made", "", (cell("chosen", "sgd", 0.01, 0.05, number=90.0),))
+    (_, _, exact, *_), (_, _, rounded, *_) = trained(item), trained(item, autocast=True)
+    assert len(exact) == len(rounded) == 3  # both settings with a seed, the better one with the other
+    for one, other in zip(exact, rounded, strict=True):
+        settings = one["specification"]["settings"]
+        assert "autocast" not in settings
+        assert other["specification"] == {**one["specification"], "settings": {**settings, "autocast": True}}
+        assert one["step"] == other["step"]
+        assert one["train_loss"] != other["train_loss"]
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
 
 
 def test_an_optimizer_that_is_not_installed_is_not_run_and_said() -> None:
@@ -296,7 +318,7 @@ def test_a_paper_schedule_takes_the_papers_rows(monkeypatch: pytest.MonkeyPatch)
     task = dataclasses.replace(TASKS["digits"], protocol=protocol)
     monkeypatch.setattr("varigrad.lab.reproduce.trained.find_task", lambda name: task)
     made = dataclasses.replace(cell("a", "sgd", 0.2), schedule="paper")
-    job = trials(made)[0].job("full", 0, CPU)
+    job = trials(made)[0].job(Manner("full", CPU), 0)
     assert job.row.arguments == {"momentum": 0.0}
     assert job.settings.schedule == "paper"
 
@@ -340,6 +362,7 @@ def test_the_command_lists_everything() -> None:
         (["vsgd/table1", "--seeds", "0"], "--seeds 0 is out of range"),
         (["vsgd/table3"], "vsgd/table3, hyperparameters: nothing to run. "),
         (["vsgd/table1", "--engine", "abacus"], "--engine 'abacus' does not exist"),
+        (["svgd/fig1", "--autocast"], "--autocast: svgd/fig1 trains no cells; leave it out"),
     ],
 )
 def test_wrong_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -409,3 +432,15 @@ def test_what_the_paper_has_no_number_for_is_written_all_the_same(tmp_path: Path
     ]
     page = (tmp_path / "dissecting-adam-fig5-p4-tenth.html").read_text("utf-8")
     assert "1 reproduced, 1 no number, of 2." in page
+
+
+def test_what_was_computed_in_bfloat16_says_so_and_replaces_nothing_exact(tmp_path: Path) -> None:
+    paper, item = find_items("dissecting-adam/fig5-p4")[0]
+    found = Findings(paper, item, "tenth", (Row("M-SGD, training loss", None, 1.3, None, None, "", "1 seed"),))
+    for findings in (found, dataclasses.replace(found, autocast=True)):
+        write(findings, {"commit": "none"}, tmp_path)
+    for name, scale, autocast in (("tenth", "tenth", False), ("tenth-autocast", "tenth, autocast", True)):
+        with (tmp_path / f"dissecting-adam-fig5-p4-{name}.csv").open(encoding="utf-8") as file:
+            assert [row["scale"] for row in csv.DictReader(file)] == [f"{scale}; 1 seed"]
+        record = json.loads((tmp_path / f"dissecting-adam-fig5-p4-{name}.json").read_text("utf-8"))
+        assert (record["scale"], record["autocast"]) == ("tenth", autocast)

@@ -42,6 +42,7 @@ def reproduce_command(
     threads: Annotated[
         str | None, typer.Option(help="CPU threads of a run.", show_default="1 on a CPU", metavar="N")
     ] = None,
+    autocast: Annotated[bool, shared.AUTOCAST] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data; also VARIGRAD_DATA.", metavar="FOLDER")
     ] = None,
@@ -90,6 +91,7 @@ def reproduce_command(
         command.reproduce(
             item,
             chosen,
+            autocast,
             lambda default: options.parse_seeds(seeds, default),
             plan,
             shared.data_folder(data_dir),

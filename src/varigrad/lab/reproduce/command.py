@@ -18,7 +18,7 @@ from varigrad.lab.report.paper import PaperRow, paper_files
 from varigrad.lab.reproduce import display
 from varigrad.lab.reproduce.findings import SCALES, Findings
 from varigrad.lab.reproduce.run import compute, find_items
-from varigrad.lab.reproduce.trained import METRICS, train_item
+from varigrad.lab.reproduce.trained import METRICS, Manner, train_item
 from varigrad.lab.tasks import Task, find_task
 
 _SEEDS = {"full": None, "tenth": 3, "smoke": 2}  # None: the item's
@@ -43,6 +43,7 @@ def seeds_of(item: Item, scale: str) -> int:
 def reproduce(
     names: str,
     scale: str,
+    autocast: bool,
     seeds: Callable[[int], Sequence[int]],
     plan: Plan,
     folder: Path | None,
@@ -56,6 +57,7 @@ def reproduce(
     Args:
         names: `PAPER/ITEM`, or the beginning of several.
         scale: A key of `SCALES`.
+        autocast: Whether training computes in bfloat16 what `torch.autocast` does.
         seeds: The seeds, from how many there are unless told otherwise.
         plan: What carries out runs, and where they are kept.
         folder: Where data lies.
@@ -65,11 +67,15 @@ def reproduce(
         out: Directory for a JSON file and a picture of each item, if any.
 
     Raises:
-        LabError: There is no such item, nothing to run in it, or data is missing.
+        LabError: There is no such item, nothing to run in it, nothing to train in it with `autocast`, or data is
+            missing.
     """
+    manner = Manner(scale, plan.device, autocast)
     for paper, item in find_items(names):
+        if autocast and not item.cells:
+            raise LabError(f"--autocast: {paper.name}/{item.name} trains no cells; leave it out")
         with Display(progress) as shown:
-            findings = _findings(paper, item, scale, seeds, plan, folder, provenance, shown)
+            findings = _findings(paper, item, manner, seeds, plan, folder, provenance, shown)
         results.print(display.table(findings))
         results.print()
         if out is not None:
@@ -80,7 +86,7 @@ def reproduce(
 def _findings(
     paper: Paper,
     item: Item,
-    scale: str,
+    manner: Manner,
     seeds: Callable[[int], Sequence[int]],
     plan: Plan,
     folder: Path | None,
@@ -88,7 +94,7 @@ def _findings(
     shown: Display,
 ) -> Findings:
     if not item.cells:
-        return compute(paper, item, scale, shown.say)
+        return compute(paper, item, manner.scale, shown.say)
     began = time.perf_counter()
     loaded: dict[str, Any] = {}
 
@@ -103,16 +109,18 @@ def _findings(
     engine = plan.engine(data, folder, provenance, shown.say)
     rows, curves, runs = train_item(
         item,
-        scale,
-        seeds(seeds_of(item, scale)),
+        manner,
+        seeds(seeds_of(item, manner.scale)),
         engine,
-        plan.device,
         shown.show_progress,
         shown.show_plan,
         shown.show_run,
         shown.say,
     )
-    return Findings(paper, item, scale, tuple(rows), tuple(curves), time.perf_counter() - began, tuple(runs))
+    seconds = time.perf_counter() - began
+    return Findings(
+        paper, item, manner.scale, tuple(rows), tuple(curves), seconds, tuple(runs), autocast=manner.autocast
+    )
 
 
 def _beside(findings: Findings) -> list[PaperRow]:
@@ -127,7 +135,7 @@ def _beside(findings: Findings) -> list[PaperRow]:
                 ((row.label.removesuffix(f", {name}"), name) for name in METRICS if row.label.endswith(f", {name}")),
                 (row.label, "value"),
             )
-        scale = "; ".join(filter(None, [findings.scale, row.detail]))
+        scale = "; ".join(filter(None, [findings.manner, row.detail]))
         judged = row.verdict or "no number"
         rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, judged, scale))
     return rows
@@ -139,7 +147,7 @@ def write(findings: Findings, provenance: Mapping[str, str], directory: Path) ->
     Raises:
         LabError: Something cannot be written.
     """
-    name = f"{findings.paper.name}-{findings.item.name}-{findings.scale}"
+    name = f"{findings.paper.name}-{findings.item.name}-{findings.scale}{'-autocast' if findings.autocast else ''}"
     title = f"{findings.paper.name}/{findings.item.name}: {findings.item.title}"
     pages = paper_files(name, title, findings.paper.reference, _beside(findings), provenance)
     contents = {directory / file: content for file, content in pages.items()}

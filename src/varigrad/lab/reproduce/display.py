@@ -41,7 +41,7 @@ def needs(item: Item) -> str:
 
 def table(findings: Findings) -> RenderableType:
     """The paper's numbers, ours, and the verdicts."""
-    title = f"{findings.paper.name}/{findings.item.name} ({findings.scale}): {findings.item.title}"
+    title = f"{findings.paper.name}/{findings.item.name} ({findings.manner}): {findings.item.title}"
     rows = Table(title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False, header_style="bold")
     rows.add_column("", overflow="fold", max_width=64)
     for name in ("expected", "ours", "95 % interval"):

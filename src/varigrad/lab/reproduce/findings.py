@@ -66,6 +66,8 @@ class Findings:
         rows: The numbers and the claims.
         curves: The lines of a figure.
         seconds: What it took.
+        runs: What was run, for the record.
+        autocast: Whether training computed in bfloat16 what `torch.autocast` does.
     """
 
     paper: Paper
@@ -75,6 +77,12 @@ class Findings:
     curves: tuple[Curve, ...] = ()
     seconds: float = 0.0
     runs: tuple[Mapping[str, Any], ...] = field(default=())
+    autocast: bool = False
+
+    @property
+    def manner(self) -> str:
+        """For people: `tenth`, or `tenth, autocast`."""
+        return f"{self.scale}{', autocast' if self.autocast else ''}"
 
     def to_json(self, provenance: Mapping[str, str]) -> str:
         """Everything as strictly valid JSON; null stands for what is not a finite number."""
@@ -85,6 +93,7 @@ class Findings:
             "title": self.item.title,
             "reference": self.paper.reference,
             "scale": self.scale,
+            "autocast": self.autocast,
             "note": self.item.note,
             "rows": [asdict(row) for row in self.rows],
             "curves": [asdict(curve) for curve in self.curves],

@@ -32,6 +32,21 @@ METRICS: dict[str, tuple[Callable[[Evaluation], float], bool]] = {
 
 
 @dataclass(frozen=True)
+class Manner:
+    """What all runs of an item have in common.
+
+    Attributes:
+        scale: A key of `SCALES`.
+        device: What they are made on.
+        autocast: Whether training computes in bfloat16 what `torch.autocast` does.
+    """
+
+    scale: str
+    device: torch.device
+    autocast: bool = False
+
+
+@dataclass(frozen=True)
 class Trial:
     """A cell with one of its settings: what several cells that differ only in what they measure share.
 
@@ -51,20 +66,19 @@ class Trial:
     steps: int
     chosen: bool
 
-    def job(self, scale: str, seed: int, device: torch.device, choosing: bool = False) -> Job:
+    def job(self, manner: Manner, seed: int, choosing: bool = False) -> Job:
         """The run with a seed.
 
         Args:
-            scale: A key of `SCALES`.
+            manner: How it is made.
             seed: The seed.
-            device: What it is made on.
             choosing: Whether it only serves to choose among settings. At a tenth such a run is a tenth as long again,
                 but not shorter than a thousand steps: else the choice would take most of the time.
 
         Raises:
             LabError: The task or the optimizer cannot be had.
         """
-        task, row = find_task(self.task), find_optimizer(self.optimizer)
+        task, row, scale = find_task(self.task), find_optimizer(self.optimizer), manner.scale
         steps = SMOKE_STEPS if scale == "smoke" else self.steps if scale == "full" else math.ceil(self.steps / 10)
         if choosing and self.chosen and scale == "tenth":
             steps = min(steps, max(FEWEST_TO_CHOOSE, math.ceil(steps / 10)))
@@ -77,9 +91,10 @@ class Trial:
             steps,
             self.setting.weight_decay,
             schedules.stretched(self.schedule, steps / self.steps),
-            device,
+            manner.device,
             # MNIST's validation part is no part of the papers' training part; with something to choose it is needed.
             everything=not self.chosen and task.name.startswith(("cifar", "tiny", "imagenet", "fashion")),
+            autocast=manner.autocast,
         )
         return Job(task, row, self.setting.lr, seed, settings)
 
@@ -92,10 +107,9 @@ def trials(cell: Cell) -> list[Trial]:
 
 def train_item(
     item: Item,
-    scale: str,
+    manner: Manner,
     seeds: Sequence[int],
     engine: Engine,
-    device: torch.device,
     on_progress: OnProgress,
     on_plan: Callable[[int], None],
     on_run: Callable[[], None],
@@ -109,10 +123,9 @@ def train_item(
 
     Args:
         item: The item.
-        scale: A key of `SCALES`.
+        manner: How they are made.
         seeds: The seeds of every cell.
         engine: What carries out the runs.
-        device: What they are made on.
         on_progress: Told every evaluation.
         on_plan: Told how many runs are planned whenever that number grows.
         on_run: Told that a run is done.
@@ -126,16 +139,16 @@ def train_item(
     for cell in item.cells:
         try:
             for trial in trials(cell):
-                trial.job(scale, seeds[0], device)
+                trial.job(manner, seeds[0])
             wanted[cell.key] = trials(cell)
         except LabError as error:
             missing[cell.key] = str(error)
     for reason in dict.fromkeys(missing.values()):
         say(reason)
-    plan = _Plan(list(wanted.values()), scale, seeds, device, on_plan, on_run)
+    plan = _Plan(list(wanted.values()), manner, seeds, on_plan, on_run)
     engine.run(plan.first(), plan.follow, on_progress)
     runs = {key: plan.runs(trials) for key, trials in wanted.items()}
-    rows = [_number(cell, runs.get(cell.key), missing.get(cell.key, ""), plan, scale) for cell in item.cells]
+    rows = [_number(cell, runs.get(cell.key), missing.get(cell.key, ""), plan, manner.scale) for cell in item.cells]
     rows += [_claim(claim, item, runs) for claim in item.claims]
     return rows, _curves(item, runs), plan.records()
 
@@ -146,16 +159,14 @@ class _Plan:
     def __init__(
         self,
         groups: Sequence[Sequence[Trial]],
-        scale: str,
+        manner: Manner,
         seeds: Sequence[int],
-        device: torch.device,
         on_plan: Callable[[int], None],
         on_run: Callable[[], None],
     ) -> None:
         self._groups = list({_key(group): group for group in groups}.values())
-        self._scale = scale
+        self._manner = manner
         self._seeds = seeds
-        self._device = device
         self._on_plan = on_plan
         self._on_run = on_run
         self._runs: dict[str, Run] = {}
@@ -164,7 +175,7 @@ class _Plan:
     def _jobs(self, trial: Trial, seeds: Iterable[int], choosing: bool = False) -> list[Job]:
         jobs = []
         for seed in seeds:
-            job = trial.job(self._scale, seed, self._device, choosing)
+            job = trial.job(self._manner, seed, choosing)
             if job.specification.key not in self._asked:
                 self._asked[job.specification.key] = job
                 jobs.append(job)
@@ -193,7 +204,7 @@ class _Plan:
         return more
 
     def _run(self, trial: Trial, seed: int, choosing: bool = False) -> Run | None:
-        return self._runs.get(trial.job(self._scale, seed, self._device, choosing).specification.key)
+        return self._runs.get(trial.job(self._manner, seed, choosing).specification.key)
 
     def best(self, group: Sequence[Trial]) -> Trial | None:
         """The setting with the lowest final loss on the validation part; None while some are to be run."""
