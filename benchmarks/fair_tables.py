@@ -146,16 +146,31 @@ def muon():
 def sensitivity():
     """The validation loss with one constant changed, less that with all as they are."""
     found = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "sensitivity").glob("*.json"))]
-    rows = [("Constant", *(TASKS[record["task"]] for record in found))]
-    for key in found[0]["validation_loss"]:
-        losses = [
-            (list(r["validation_loss"][key].values()), list(r["validation_loss"]["adaptive-vsgd"].values()))
-            for r in found
-        ]
+    rows = [("Constant", *(f"{TASKS[record['task']]}, {record['steps']:,} steps" for record in found))]
+    losses = [{key: list(seeds.values()) for key, seeds in r["validation_loss"].items()} for r in found]
+    for key in losses[0]:
         if key == "adaptive-vsgd":
-            rows.append(("as they are", *(f"{statistics.fmean(base):.4f}" for _, base in losses)))
+            rows.append(("as they are", *(f"{statistics.fmean(task[key]):.4f}" for task in losses)))
         else:
-            rows.append((f"`{key.replace('=', ' = ')}`", *(less(own, base) for own, base in losses)))
+            cells = [less(task[key], task["adaptive-vsgd"]) if key in task else "" for task in losses]
+            rows.append((f"`{key.replace('=', ' = ')}`", *cells))
+    return rows
+
+
+def gains():
+    """The median of the learned gains over tensors and seeds, in the course of a run."""
+    found = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "gains").glob("*.json"))]
+    rows = [("Gains, after so much of the run", *(f"{share:.0%}" for share in found[0]["shares"]))]
+    for record in found:
+        for key, chosen in record["optimizers"].items():
+            for matrix in (True, False):
+                several = [
+                    row["gains"] for run in chosen["runs"] for row in run["tensors"].values() if row["matrix"] is matrix
+                ]
+                if several:
+                    part = ", ".join([NAMES[key], *(["matrices" if matrix else "the rest"] * (key == "adaptive-muon"))])
+                    title = f"{TASKS[record['task']]}, {record['steps']:,} steps: {part}"
+                    rows.append((title, *(f"{value:.2f}" for value in np.median(several, axis=0))))
     return rows
 
 

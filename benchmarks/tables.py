@@ -260,6 +260,7 @@ TABLES = {
     "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
     "fair muon": lambda: markdown(fair_tables.muon()),
     "lab-loop": lab_loop,
+    "gains": lambda: markdown(fair_tables.gains()),
     "sensitivity": lambda: markdown(fair_tables.sensitivity()),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }

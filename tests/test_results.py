@@ -81,29 +81,6 @@ def test_the_table_of_low_precision_is_that_of_its_runs():
         assert f"({gap.mean():.4f} ± {gap.std():.4f}" in " ".join(page.split())
 
 
-def test_the_tables_of_adaptive_vsgd_are_those_of_its_runs():
-    """Both of its page: the comparison, which the study's own program computes, and the constants."""
-    spec = importlib.util.spec_from_file_location("adaptive_study", ROOT / "benchmarks" / "adaptive_study.py")
-    sys.modules["adaptive_study"] = study = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(study)
-    page = (ROOT / "docs" / "adaptive.md").read_text("utf-8")
-    tables = [block.splitlines()[2:] for block in re.findall(r"(?:^\|.*\|\n)+", page, flags=re.MULTILINE)]
-    said = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[-2]]
-    expected = [row for task in ("char", "mnist", "cifar") for row in study.comparison(task)]
-    assert len(said) >= 4
-    assert [row[1:] for row in said] == expected
-    runs = [run for runs in (study.records("char")["adaptive"],) for seed, run in runs.items() if seed < 20]
-    first, last = (torch.tensor([run["gains"][index] for run in runs]) for index in (0, -1))
-    assert first.median().item() == pytest.approx(0.2, abs=0.02)
-    assert last.median().item() == pytest.approx(0.12, abs=0.02)
-    assert last[:, runs[0]["tensors"].index("head.weight")].mean().item() == pytest.approx(0.34, abs=0.02)
-    record = json.loads((ROOT / "results" / "adaptive" / "sensitivity-first-form.json").read_text("utf-8"))
-    runs = {run["contestant"].partition(",")[2]: run["validation_loss"] for run in record["runs"]}
-    base = runs.pop("")
-    for line, loss in zip(tables[-1], runs.values(), strict=True):
-        assert line.endswith(f"| {loss:.4f} | {loss - base:+.4f} |")
-
-
 REPRODUCTIONS = sorted((ROOT / "results" / "reproduce").glob("*.json"))
 
 

@@ -98,8 +98,8 @@ class AdaptiveVSGD(RuleOptimizer):
     sign of the last innovation. So v, the variance of the observed gradient around the true one, is its square. `gain`
     is w.
 
-    The default learning rate of 3e-3 is the middle of the grids of `benchmarks/adaptive_study.py`; the best of a
-    character GPT, a convolutional and a fully connected network are on the page "AdaptiveVSGD" of the documentation.
+    The default learning rate of 3e-3 is near the best of short runs of small networks, which are on the page
+    "Results" of the documentation.
 
     Args:
         params: Parameters, named parameters, or dictionaries that define parameter groups; every argument below may
