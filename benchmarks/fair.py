@@ -32,6 +32,7 @@ OPTIMIZERS = (
 )
 LONGER = (
     *("adaptive-vsgd", "adaptive-muon", "benchmarks/controls.py:adaptive-nesterov"),
+    "benchmarks/adaptive_muon.py:muon-weighed",
     *("adamw", "nadamw", "muon", "vsgd"),
 )
 MUON = ("adamw", "adaptive-vsgd", "muon", "adaptive-muon", "benchmarks/adaptive_muon.py")

@@ -87,15 +87,29 @@ REPRODUCTIONS = sorted((ROOT / "results" / "reproduce").glob("*.json"))
 @pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
 def test_the_page_counts_the_verdicts_of_each_reproduction(path):
     record = json.loads(path.read_text("utf-8"))
-    assert path.stem == f"{record['item'].replace('/', '-')}-{record['scale']}"
+    autocast = record.get("autocast", False)
+    assert path.stem == f"{record['item'].replace('/', '-')}-{record['scale']}{'-autocast' * autocast}"
+    scale = f"{record['scale']}{', autocast' * autocast}"
     assert "--out results/reproduce" in record["provenance"]["command"]
     page = (ROOT / "docs" / "reproducing.md").read_text("utf-8")
-    (line,) = re.findall(rf"^\| `{record['item']}` \| {record['scale']} \|(.*)\|$", page, re.MULTILINE)
+    (line,) = re.findall(rf"^\| `{record['item']}` \| {scale} \|(.*)\|$", page, re.MULTILINE)
     verdicts = [row["verdict"] for row in record["rows"]]
     kinds = ("reproduced", "within noise", "not reproduced", "not run")
     assert [cell.strip() for cell in line.split("|")] == [
         str(sum(verdict.startswith(kind) for verdict in verdicts)) for kind in kinds
     ]
+
+
+def test_what_is_said_of_war_and_peace_is_what_was_found():
+    record = json.loads((ROOT / "results/reproduce/dissecting-adam-fig5-p4-tenth-autocast.json").read_text("utf-8"))
+    found = {row["label"]: row["ours"] for row in record["rows"]}
+    page = " ".join((ROOT / "docs" / "reproducing.md").read_text("utf-8").split())
+    names = ("M-SGD", "M-SVAG", "Adam", "M-SSD")
+    one, two, three, four = (f"{found[f'{name}, training loss']:.3f}" for name in names)
+    assert f"M-SGD and M-SVAG are at a training loss of {one} and {two}, Adam at {three}, M-SSD at {four}" in page
+    one, two, three, four = (f"{found[f'{name}, test accuracy (%)']:.1f}" for name in names)
+    assert f"at test accuracies of {one}, {two}, {three} and {four} %" in page
+    assert f"took {record['provenance']['seconds'] / 60:.0f} minutes" in page
 
 
 def tables():
