@@ -426,9 +426,9 @@ def test_what_the_paper_has_no_number_for_is_written_all_the_same(tmp_path: Path
     assert {path.suffix for path in written} >= {".html", ".csv", ".tex", ".json"}
     with (tmp_path / "dissecting-adam-fig5-p4-tenth.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["cell"], row["metric"], row["verdict"]) for row in rows] == [
-        ("M-SGD", "training loss", "no number"),
-        ("M-SGD is ahead", "lead in training loss", "reproduced"),
+    assert [(row["cell"], row["metric"], row["verdict"], row["scale"]) for row in rows] == [
+        ("M-SGD", "training loss", "no number", "tenth; 1 seed"),
+        ("M-SGD is ahead", "lead in training loss", "reproduced", "tenth"),
     ]
     page = (tmp_path / "dissecting-adam-fig5-p4-tenth.html").read_text("utf-8")
     assert "1 reproduced, 1 no number, of 2." in page

@@ -128,14 +128,15 @@ def _beside(findings: Findings) -> list[PaperRow]:
     rows = []
     for row in findings.rows:
         cell, colon, metric = row.label.rpartition(": ")
+        detail = row.detail
         if row.detail.startswith("lead in "):
-            cell, metric = row.label, row.detail
+            cell, metric, detail = row.label, row.detail, ""
         elif not colon:
             cell, metric = next(
                 ((row.label.removesuffix(f", {name}"), name) for name in METRICS if row.label.endswith(f", {name}")),
                 (row.label, "value"),
             )
-        scale = "; ".join(filter(None, [findings.manner, row.detail]))
+        scale = "; ".join(filter(None, [findings.manner, detail]))
         judged = row.verdict or "no number"
         rows.append(PaperRow(cell, metric, row.expected, row.ours, row.low, row.high, judged, scale))
     return rows
