@@ -122,8 +122,9 @@ def lengths(cell):
     rows = [
         ("Optimizer", *(f"{TASKS[record['task'].rpartition(':')[2]]}, {record['steps']:,} steps" for record in found))
     ]
-    for key in (name for name in NAMES if name in found[-1]["optimizers"]):
-        rows.append((NAMES[key], *(cell(record, key) for record in found)))
+    for key, name in {**NAMES, "muon-weighed": MUONS["muon-weighed"]}.items():
+        cells = [cell(record, key) if key in record["optimizers"] else "" for record in found]
+        rows += [(name, *cells)] if cells[-1] else []
     return rows
 
 
