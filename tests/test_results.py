@@ -112,6 +112,15 @@ def test_what_is_said_of_war_and_peace_is_what_was_found():
     assert f"took {record['provenance']['seconds'] / 60:.0f} minutes" in page
 
 
+def test_what_is_said_of_svgds_first_table_is_what_was_found():
+    record = json.loads((ROOT / "results/reproduce/svgd-table1-full.json").read_text("utf-8"))
+    found = {row["label"].partition(":")[0]: f"{row['ours']:.2f}" for row in record["rows"]}
+    page = " ".join((ROOT / "docs" / "reproducing.md").read_text("utf-8").split())
+    svgd, sgd, rmsprop, adam = (found[name] for name in ("SVGD", "SGD", "RMSProp", "Adam"))
+    assert f"{svgd} % for SVGD, {sgd} for SGD, {rmsprop} for RMSProp and {adam} for Adam" in page
+    assert f"took {record['provenance']['seconds'] / 60:.0f} minutes" in page
+
+
 def tables():
     """The program that makes the tables of README.md and docs/results.md."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
