@@ -21,24 +21,40 @@ from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
-from .engine.rule import Rule, copysign, hypotenuse, maximum, rule, sign, sqrt, where
+from .engine.rule import Rule, copysign, hypotenuse, maximum, minimum, rule, sign, sqrt, where
 
 __all__ = ["AdaptiveVSGD"]
 
 
-def observe(grad, mean, deviation, weight, rate):
-    """Takes one gradient into its mean, into the deviation of its noise, and into what the gain is learned from.
+LARGEST_SURPRISE = 4.0
+"""What an innovation counts for at most, in standard deviations, where its size counts."""
 
-    A deviation is never negative, so that its sign is free: it is that of the last innovation.
+
+def observe(grad, mean, deviation, weight, rate, threshold=None):
+    """Takes one gradient into its mean, and into the deviation of its noise.
+
+    A deviation is never negative, so that its sign is free: it says on which side of the threshold the last innovation
+    was, without one on which side of zero. A gradient of zero says that a weight was not used, and leaves it.
     """
     innovation = grad - mean
-    # A gradient of zero says that a weight was not used: the sign stays, and makes no pair.
-    used = abs(grad) > 0
-    latest = where(used, innovation, deviation)
-    pairs = sign(abs(where(used, deviation, 0.0)))  # none yet where there is no deviation
-    agreement = copysign(pairs, latest) * copysign(pairs, deviation)
     spread = hypotenuse(sqrt(1 - rate) * deviation, sqrt(rate * (1 - weight)) * innovation)
-    return mean + weight * innovation, copysign(spread, latest), agreement, pairs  # Eq. 15
+    news = innovation if threshold is None else innovation - threshold * spread
+    latest = where(abs(grad) > 0, news, deviation)
+    return mean + weight * innovation, copysign(spread, latest)  # Eq. 15
+
+
+def compare_signs(grad, mean, deviation):
+    """Whether this innovation has the sign of the last one, 1 or -1, and that it was compared: 1, else both are 0."""
+    pairs = sign(abs(where(abs(grad) > 0, deviation, 0.0)))  # none yet where there is no deviation
+    return copysign(pairs, grad - mean) * copysign(pairs, deviation), pairs
+
+
+def compare_sizes(grad, mean, deviation):
+    """This innovation in standard deviations, with the sign that the last one has left; and its square."""
+    known = sign(abs(where(abs(grad) > 0, deviation, 0.0)))
+    surprise = known * (grad - mean) / (abs(deviation) + (1 - known))  # not 0/0
+    bounded = minimum(maximum(surprise, -LARGEST_SURPRISE), LARGEST_SURPRISE)
+    return bounded * copysign(known, deviation), bounded * bounded
 
 
 def normalised(direction, noise):
@@ -50,30 +66,34 @@ def normalised(direction, noise):
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
 def adaptive_vsgd(param, grad, mean, deviation, *, lr, weight, rate):
-    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
+    agreement, pairs = compare_signs(grad, mean, deviation)
+    mean, deviation = observe(grad, mean, deviation, weight, rate)
     return param - lr * normalised(mean, sqrt(weight) * deviation), mean, deviation, agreement, pairs
 
 
 @rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
 def adaptive_vsgd_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
-    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
+    agreement, pairs = compare_signs(grad, mean, deviation)
+    mean, deviation = observe(grad, mean, deviation, weight, rate)
     ahead = mean + weight * (grad - mean)
     return param - lr * normalised(ahead, sqrt(weight) * deviation), mean, deviation, agreement, pairs
 
 
-@rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
-def adaptive_muon(param, grad, mean, deviation, *, lr, weight, rate):
+@rule(state=("mean", "deviation"), statistics=("agreement", "energy"), memory=("gain",))
+def adaptive_muon(param, grad, mean, deviation, *, lr, weight, rate, threshold):
     """Takes the noise for that of one gradient, as Adam does, and not for that of the mean."""
-    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
-    return param - lr * normalised(mean, deviation), mean, deviation, agreement, pairs
+    agreement, energy = compare_sizes(grad, mean, deviation)
+    mean, deviation = observe(grad, mean, deviation, weight, rate, threshold)
+    return param - lr * normalised(mean, deviation), mean, deviation, agreement, energy
 
 
-@rule(state=("mean", "deviation"), statistics=("agreement", "pairs"), memory=("gain",))
-def adaptive_muon_nesterov(param, grad, mean, deviation, *, lr, weight, rate):
+@rule(state=("mean", "deviation"), statistics=("agreement", "energy"), memory=("gain",))
+def adaptive_muon_nesterov(param, grad, mean, deviation, *, lr, weight, rate, threshold):
     """The same, one step ahead."""
-    mean, deviation, agreement, pairs = observe(grad, mean, deviation, weight, rate)
+    agreement, energy = compare_sizes(grad, mean, deviation)
+    mean, deviation = observe(grad, mean, deviation, weight, rate, threshold)
     ahead = mean + weight * (grad - mean)
-    return param - lr * normalised(ahead, deviation), mean, deviation, agreement, pairs
+    return param - lr * normalised(ahead, deviation), mean, deviation, agreement, energy
 
 
 class AdaptiveVSGD(RuleOptimizer):
@@ -176,8 +196,7 @@ class AdaptiveVSGD(RuleOptimizer):
     def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns the gain as the signs of the last step have left it, and the averaging rate of the noise."""
         low, high = self.gain_bounds
-        evidence = memory["agreement"] / (memory["pairs"] + self.prior_pairs)
-        odds = memory["gain"] / (1.0 - memory["gain"]) * torch.exp(self.gain_rate * evidence)
+        odds = memory["gain"] / (1.0 - memory["gain"]) * torch.exp(self.gain_rate * self.evidence(memory))
         gain = torch.clamp(odds / (1.0 + odds), low, high)
         # The first gradient says nothing of the noise: the second is the first of the average.
         earlier = where(step > 1, step - 1.0, 1.0)
@@ -187,6 +206,14 @@ class AdaptiveVSGD(RuleOptimizer):
             "weight": torch.clamp(gain, min=1.0 / step),
             "rate": maximum(1.0 / earlier, self.least_rate),
         }
+
+    def evidence(self, memory: Mapping[str, Tensor]) -> Tensor:
+        """Returns how far the innovations of the last step agreed with those before, from -1 to 1; 0 if the gain fits.
+
+        Args:
+            memory: The statistics of each tensor.
+        """
+        return memory["agreement"] / (memory["pairs"] + self.prior_pairs)
 
     def start(self, group: Mapping[str, Any]) -> dict[str, float]:
         """Returns the gain to start from."""

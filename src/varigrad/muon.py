@@ -1,4 +1,9 @@
-"""AdaptiveMuon: Muon whose momentum is learned as AdaptiveVSGD's is, one for each matrix."""
+"""AdaptiveMuon: Muon whose momentum is learned, one for each matrix, from how successive innovations are correlated.
+
+AdaptiveVSGD asks how often they agree in sign, which takes gradients that are rare and large for drift. A step that is
+orthogonalised is long whatever the momentum, so that here their size counts: the page "AdaptiveMuon" of the
+documentation has how this is done with one bit.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from .adaptive import AdaptiveVSGD, adaptive_muon, adaptive_muon_nesterov
+from .adaptive import LARGEST_SURPRISE, AdaptiveVSGD, adaptive_muon, adaptive_muon_nesterov
 from .descent import descend
 from .engine.bucket import Bucket
 from .engine.hyperparameters import Accepts, Switch
@@ -30,15 +35,26 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 """How often it is applied."""
 
+LEVELS = 16
+"""How many thresholds there are."""
+
+STRIDE = 7
+"""How many of them lie between those of two steps; it has no factor in common with their number."""
+
 
 class AdaptiveMuon(AdaptiveVSGD):
     r"""Muon with a learned momentum, whose every weight is weighed by its noise before it is orthogonalised.
 
     Muon steps a matrix along its momentum with all singular values made equal. Its momentum of 0.95 is the same for
     every matrix at every time, and a weight whose gradient is mostly noise has as much of a say as any other. Here it
-    is 1 - w with AdaptiveVSGD's gain w, learned for each matrix from how often successive innovations agree in sign,
-    and the mean is divided by what a gradient is expected to be. With m, v and w_t as AdaptiveVSGD has them:
+    is 1 - w, with a gain w that is learned for each matrix from how successive innovations are correlated, and the mean
+    is divided by what a gradient is expected to be. With m, v, the innovation e and w_t as AdaptiveVSGD has them, from
+    w = ½, and with sums over the weights of a tensor whose last gradient was not zero:
 
+        x = e / √v, in [-4, 4];   b = 1 where e > τ √v, else -1
+        c = (4 Σ x_{t-1} b_{t-2} + 0.05 Σ x_{t-1}²) / (Σ x_{t-1}² + 160), in [-1, 1]
+        w ← logit⁻¹(logit w + 0.1 c), in [0.005, 0.9]                     one per tensor
+        τ = 4 (2k + 1)/16 - 4,   k = 7 t mod 16                           of the threshold all levels in turn
         u = m + w_t (g - m) for a matrix with `nesterov`, else m
         z = u / √(u² + v)                                                 between -1 and 1
         θ ← θ (1 - lr weight_decay) - lr 0.2 √max(p, q) O(z)              a matrix of p rows and q columns
@@ -47,8 +63,9 @@ class AdaptiveMuon(AdaptiveVSGD):
     O(z) is about U Vᵀ of the singular value decomposition z = U S Vᵀ, by five Newton-Schulz iterations, in bfloat16 as
     Muon's, for float64 parameters in float64. A kernel has a row for each output channel. The factor gives the step of
     a matrix the root mean square that AdamW's has, 0.2 lr (Liu et al. 2025, Eq. 4), so that one learning rate serves
-    all. Nothing has the unit of a gradient: the loss may be multiplied by a power of two, and no bit changes. The state
-    is AdaptiveVSGD's, two tensors.
+    all. Over the levels b is on average x/4, so that c is the correlation less that aimed at, -0.05. Nothing has the
+    unit of a gradient: the loss may be multiplied by a power of two, and no bit changes. The state is two tensors:
+    `mean`, and `deviation`, which is √v with the sign b. `gain` is w.
 
     Matrices are the parameters of two dimensions or more in groups with `matrices=True`. That should be those inside a
     network only: given the model itself, this class tells them by the types of the modules, and steps the output layer,
@@ -96,6 +113,12 @@ class AdaptiveMuon(AdaptiveVSGD):
     matrix_step: ClassVar[float] = 0.2
     """The root mean square of a matrix's step, in that of the learning rate: AdamW's."""
 
+    gain_rate: ClassVar[float] = 0.1
+    """How far the logit of the gain moves in one step if all innovations are in proportion to those before."""
+
+    target: ClassVar[float] = -0.05
+    """The correlation of successive innovations that is aimed at: a memory a little shorter than the best filter's."""
+
     def __init__(
         self,
         params: ParamsT | nn.Module,
@@ -114,6 +137,23 @@ class AdaptiveMuon(AdaptiveVSGD):
     ) -> None:
         arguments = locals()
         super(AdaptiveVSGD, self).__init__(_groups(params) if isinstance(params, nn.Module) else params, arguments)
+
+    def scalars(self, step: Scalar, group: Mapping[str, Any], memory: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns, besides AdaptiveVSGD's, the threshold that this step's innovations are compared with."""
+        level = (STRIDE * step) % LEVELS  # all of them in turn, one after the other far apart
+        threshold = LARGEST_SURPRISE * ((2 * level + 1) / LEVELS - 1)
+        return {**super().scalars(step, group, memory), "threshold": threshold}
+
+    def evidence(self, memory: Mapping[str, Tensor]) -> Tensor:
+        """Returns how much more the innovations are correlated with those before than they should be, within ±1.
+
+        Args:
+            memory: The statistics of each tensor.
+        """
+        # A bit is on average 1/4 of the number that it stands for, within ±4.
+        excess = LARGEST_SURPRISE * memory["agreement"] - self.target * memory["energy"]
+        undecided = self.prior_pairs * LARGEST_SURPRISE**2
+        return torch.clamp(excess / (memory["energy"] + undecided), -1.0, 1.0)
 
     def rule_for(self, group: Mapping[str, Any]) -> Rule:
         """Returns the rule of everything that is no matrix."""
