@@ -270,7 +270,9 @@ def correlation(gain, drift):
 
 NOISES = {
     "normal": lambda random, shape: torch.randn(shape, generator=random),
-    "heavy-tailed": lambda random, shape: torch.randn(shape, generator=random) / torch.rand(shape, generator=random) ** 0.3,
+    "heavy-tailed": lambda random, shape: (
+        torch.randn(shape, generator=random) / torch.rand(shape, generator=random) ** 0.3
+    ),
     # The median is far from the mean.
     "skewed": lambda random, shape: -torch.rand(shape, generator=random).log() - 1,
     "scattered": lambda random, shape: (
