@@ -144,16 +144,18 @@ def muon():
     return rows
 
 
-def sensitivity():
+def sensitivity(optimizer):
     """The validation loss with one constant changed, less that with all as they are."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "sensitivity").glob("*.json"))]
+    found = [
+        json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "sensitivity" / optimizer).glob("*.json"))
+    ]
     rows = [("Constant", *(f"{TASKS[record['task']]}, {record['steps']:,} steps" for record in found))]
     losses = [{key: list(seeds.values()) for key, seeds in r["validation_loss"].items()} for r in found]
     for key in losses[0]:
-        if key == "adaptive-vsgd":
+        if key == optimizer:
             rows.append(("as they are", *(f"{statistics.fmean(task[key]):.4f}" for task in losses)))
         else:
-            cells = [less(task[key], task["adaptive-vsgd"]) if key in task else "" for task in losses]
+            cells = [less(task[key], task[optimizer]) if key in task else "" for task in losses]
             rows.append((f"`{key.replace('=', ' = ')}`", *cells))
     return rows
 

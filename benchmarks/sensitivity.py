@@ -1,10 +1,11 @@
-"""How much AdaptiveVSGD's constants matter: each of them changed alone, at the learning rate that was best as they are.
+"""How much the constants of the learned gain matter: each changed alone, at the rate that was best as they are.
 
     python benchmarks/sensitivity.py --store FOLDER --data-dir FOLDER
+    python benchmarks/sensitivity.py --optimizer adaptive-muon --store FOLDER --data-dir FOLDER
 
 It calls `varigrad compare` with the optimizers of this file, on tasks of `benchmarks/short_tasks.py` whose tuning is in
-results/fair, with seeds that had no say in that, and keeps the losses in results/sensitivity/TASK.json. In the longer
-runs of MNIST only the averaging rate is changed, which shorter ones do not come to know.
+results/fair, with seeds that had no say in that, and keeps the losses in results/sensitivity/OPTIMIZER/TASK.json. In
+the longer runs of MNIST only that constant is changed which shorter ones do not come to know.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import varigrad
 from varigrad.lab.optimizers import NORMALISED, OptimizerRow
@@ -25,15 +28,6 @@ LENGTHS = {"cifar10-short": 1, "gpt-short": 1, "mnist-short": 4}
 """The tasks, and a run's length in that of the task."""
 
 SEEDS = "20,21,22,23,24,25,26,27,28,29"
-
-CONSTANTS = {
-    "start_gain": (0.02, 0.1),
-    "gain_rate": (0.1, 1.0),
-    "gain_bounds": ((0.001, 0.9), (0.02, 0.9), (0.005, 0.7), (0.005, 0.99)),
-    "prior_pairs": (0.1, 1.0, 100.0),
-    "least_rate": (1e-2, 1e-4),
-    "target": (-0.1, -0.03, 0.03, 0.1),
-}
 
 
 class Aimed(varigrad.AdaptiveVSGD):
@@ -46,39 +40,94 @@ class Aimed(varigrad.AdaptiveVSGD):
         return super().scalars(step, group, {**memory, "agreement": agreement})
 
 
-def changed(name: str, value: float | tuple[float, float]) -> OptimizerRow:
+@dataclass(frozen=True)
+class Study:
+    """What is changed of one optimizer.
+
+    Attributes:
+        kind: The optimizer, with all of these as attributes.
+        constants: Their other values.
+        longer: Which of them is changed in longer runs.
+        takes_model: Whether it tells matrices from the rest of a model.
+    """
+
+    kind: type[varigrad.AdaptiveVSGD]
+    constants: dict[str, tuple[Any, ...]]
+    longer: str
+    takes_model: bool = False
+
+
+STUDIES = {
+    "adaptive-vsgd": Study(
+        Aimed,
+        {
+            "start_gain": (0.02, 0.1),
+            "gain_rate": (0.1, 1.0),
+            "gain_bounds": ((0.001, 0.9), (0.02, 0.9), (0.005, 0.7), (0.005, 0.99)),
+            "prior_pairs": (0.1, 1.0, 100.0),
+            "least_rate": (1e-2, 1e-4),
+            "target": (-0.1, -0.03, 0.03, 0.1),
+        },
+        longer="least_rate",
+    ),
+    "adaptive-muon": Study(
+        varigrad.AdaptiveMuon,
+        {
+            "start_gain": (0.1,),
+            "gain_rate": (0.03, 0.3),
+            "prior_pairs": (1.0, 100.0),
+            "target": (-0.2, -0.1, 0.0),
+        },
+        longer="target",
+        takes_model=True,
+    ),
+}
+
+
+def changed(optimizer: str, name: str, value: float | tuple[float, float]) -> OptimizerRow:
     """The rule with another value of a constant."""
-    label = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    kind = type("Changed", (Aimed if name == "target" else varigrad.AdaptiveVSGD,), {name: value})
-    return OptimizerRow(f"{name}={label}", kind, f"AdaptiveVSGD with {name} = {label}", "a study", NORMALISED)
+    study = STUDIES[optimizer]
+    label = f"{name}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}"
+    kind = type("Changed", (study.kind,), {name: value})
+    title = f"{optimizer} with {label}"
+    name = label if optimizer == "adaptive-vsgd" else f"{optimizer}-{label}"
+    return OptimizerRow(name, kind, title, "a study", NORMALISED, takes_model=study.takes_model)
 
 
-ROWS = [changed(name, value) for name, values in CONSTANTS.items() for value in values]
+def rows(optimizer: str, only: str = "") -> list[OptimizerRow]:
+    """All contestants of an optimizer's study, or those with another value of one constant."""
+    constants = STUDIES[optimizer].constants
+    return [changed(optimizer, name, value) for name in constants if name.startswith(only) for value in constants[name]]
 
 
-def contestants(task: str) -> str:
+ROWS = [row for optimizer in STUDIES for row in rows(optimizer)]
+
+
+def contestants(optimizer: str, task: str) -> str:
     """Whom `varigrad compare` is to run on a task."""
-    chosen = [row.name for row in ROWS if LENGTHS[task] == 1 or row.name.startswith("least_rate")]
-    return ",".join(["adaptive-vsgd", *(f"benchmarks/sensitivity.py:{name}" for name in chosen)])
+    chosen = rows(optimizer, "" if LENGTHS[task] == 1 else STUDIES[optimizer].longer)
+    return ",".join([optimizer, *(f"benchmarks/sensitivity.py:{row.name}" for row in chosen)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimizer", choices=STUDIES, default="adaptive-vsgd")
     parser.add_argument("--tasks", nargs="+", choices=LENGTHS, default=list(LENGTHS))
     parser.add_argument("--store", type=Path, required=True, help="where the runs are kept")
     parser.add_argument("--workers", default="1", help="runs at once")
     parser.add_argument("--data-dir", type=Path, help="the data; by default VARIGRAD_DATA")
     options = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    optimizer, results = options.optimizer, RESULTS / options.optimizer
+    results.mkdir(parents=True, exist_ok=True)
     for name in options.tasks:
         folder = "fair" if LENGTHS[name] == 1 else f"fair/x{LENGTHS[name]}"
         tuned = json.loads((ROOT / "results" / folder / f"{name}.json").read_text("utf-8"))
-        rate = tuned["optimizers"]["adaptive-vsgd"]["lr"]
+        rate = tuned["optimizers"][optimizer]["lr"]
         with tempfile.TemporaryDirectory() as temporary:
             out = Path(temporary) / "comparison.json"
             command = [
                 *(sys.executable, "-m", "varigrad", "compare", "--task", f"benchmarks/short_tasks.py:{name}"),
-                *("--optimizers", contestants(name), "--lr", repr(rate), "--seeds", SEEDS),
+                *("--optimizers", contestants(optimizer, name), "--lr", repr(rate), "--seeds", SEEDS),
                 *("--steps", str(tuned["steps"])),
                 *("--workers", options.workers, "--device", "cpu", "--store", str(options.store.resolve())),
                 *("--json", str(out)),
@@ -88,21 +137,24 @@ def main() -> None:
                 sys.exit(status)  # it has said why
             found = json.loads(out.read_text("utf-8"))
         losses = {
-            row["name"].rpartition(":")[2]: {
+            row["name"].rpartition(":")[2].removeprefix(f"{optimizer}-"): {
                 run["seed"]: run["curves"]["validation_loss"][-1] for run in row["rungs"][0]["runs"]
             }
             for row in found["optimizers"]
         }
+        chosen = "" if optimizer == "adaptive-vsgd" else f" --optimizer {optimizer}"
+        command = f"python benchmarks/sensitivity.py{chosen} --tasks {name}"
         record = {
             "task": name,
+            "optimizer": optimizer,
             "steps": tuned["steps"],
             "lr": rate,
             "validation_loss": losses,
-            "provenance": {**found["provenance"], "command": f"python benchmarks/sensitivity.py --tasks {name}"},
+            "provenance": {**found["provenance"], "command": command},
         }
-        part = RESULTS / f"{name}.part"
+        part = results / f"{name}.part"
         part.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        part.replace(RESULTS / f"{name}.json")
+        part.replace(results / f"{name}.json")
 
 
 if __name__ == "__main__":

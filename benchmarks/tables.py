@@ -261,7 +261,8 @@ TABLES = {
     "fair muon": lambda: markdown(fair_tables.muon()),
     "lab-loop": lab_loop,
     "gains": lambda: markdown(fair_tables.gains()),
-    "sensitivity": lambda: markdown(fair_tables.sensitivity()),
+    "sensitivity adaptive-vsgd": lambda: markdown(fair_tables.sensitivity("adaptive-vsgd")),
+    "sensitivity adaptive-muon": lambda: markdown(fair_tables.sensitivity("adaptive-muon")),
     **{f"commands {path.name}": functools.partial(commands, path.name) for path in RESULTS.iterdir()},
 }
 
