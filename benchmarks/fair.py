@@ -2,12 +2,12 @@
 
     python benchmarks/fair.py --store FOLDER --data-dir FOLDER              # all tasks, or goes on where it was ended
     python benchmarks/fair.py --tasks gpt-short --workers 2 --store FOLDER --data-dir FOLDER
-    python benchmarks/fair.py --study x4 --store FOLDER --data-dir FOLDER   # runs four times as long
+    python benchmarks/fair.py --study x4 --store FOLDER --data-dir FOLDER   # runs four times as long; x16 likewise
     python benchmarks/fair.py --study muon --store FOLDER --data-dir FOLDER # a learned gain inside Muon
 
 It calls `varigrad tune` for one task after the other (`benchmarks/short_tasks.py`), and keeps of what that finds what
 `benchmarks/tables.py` makes its tables from: results/fair/TASK.json, or results/fair/STUDY/TASK.json. There are 16
-trials on the two shortest tasks and 8 on the others, whatever the length.
+trials on the two shortest tasks, 8 on the others, and 5 in runs sixteen times as long.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LONGER = (
     "benchmarks/adaptive_muon.py:muon-weighed",
     *("adamw", "nadamw", "muon", "vsgd"),
 )
+LONGEST = ("adaptive-vsgd", "adaptive-muon", "adamw", "muon")
 MUON = ("adamw", "adaptive-vsgd", "muon", "adaptive-muon", "benchmarks/adaptive_muon.py")
 
 
@@ -47,12 +48,14 @@ class Study:
         tasks: The tasks.
         times: A run's length in that of the task.
         seeds: Runs of each winner.
+        trials: Learning rates for each; by default those of the task.
     """
 
     optimizers: Sequence[str]
     tasks: Sequence[str]
     times: int = 1
     seeds: int = 10
+    trials: int | None = None
 
 
 TRIALS = {
@@ -67,7 +70,7 @@ TRIALS = {
 STUDIES = {
     "all": Study(OPTIMIZERS, tuple(TRIALS)),
     "x4": Study(LONGER, ("mnist-short", "gpt-short"), 4),
-    "x16": Study(LONGER, ("mnist-short",), 16, seeds=5),
+    "x16": Study(LONGEST, ("mnist-short", "gpt-short"), 16, seeds=5, trials=5),
     "muon": Study(MUON, ("cifar10-short", "gpt-short")),
 }
 CURVES = ("validation_loss", "test_loss", "test_accuracy")
@@ -113,7 +116,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as out:
             command = [
                 *(sys.executable, "-m", "varigrad", "tune", "--task", f"benchmarks/short_tasks.py:{name}"),
-                *("--optimizers", ",".join(study.optimizers), "--trials", str(TRIALS[name])),
+                *("--optimizers", ",".join(study.optimizers), "--trials", str(study.trials or TRIALS[name])),
                 *("--seeds", str(study.seeds), "--steps", str(study.times * task.steps)),
                 *("--workers", options.workers, "--device", "cpu", "--store", str(options.store.resolve())),
                 *("--out", out),
