@@ -113,18 +113,18 @@ def less(own, base):
 
 
 def lengths(cell):
-    """A row for each optimizer, a column for each task and length."""
-    found = []
+    """A row for each optimizer in a longer run, a column for each task and length."""
+    found, longer = [], set()
     for task in TASKS:
-        longer = [records(FAIR / study).get(task) for study in ("x4", "x16")]
-        if any(longer):
-            found += [record for record in (records()[task], *longer) if record]
+        more = [record for study in ("x4", "x16") if (record := records(FAIR / study).get(task))]
+        found += [records()[task], *more] if more else []
+        longer.update(*(record["optimizers"] for record in more))
     rows = [
         ("Optimizer", *(f"{TASKS[record['task'].rpartition(':')[2]]}, {record['steps']:,} steps" for record in found))
     ]
     for key, name in {**NAMES, "muon-weighed": MUONS["muon-weighed"]}.items():
-        cells = [cell(record, key) if key in record["optimizers"] else "" for record in found]
-        rows += [(name, *cells)] if cells[-1] else []
+        if key in longer:
+            rows.append((name, *(cell(record, key) if key in record["optimizers"] else "" for record in found)))
     return rows
 
 
