@@ -21,7 +21,7 @@ from .engine.belief import Belief
 from .engine.hyperparameters import Accepts, Switch
 from .engine.operations import Scalar
 from .engine.optimizer import RuleOptimizer
-from .engine.rule import Rule, copysign, hypotenuse, maximum, minimum, rule, sign, sqrt, where
+from .engine.rule import Rule, copysign, hypotenuse, maximum, rule, sign, sqrt, where
 
 __all__ = ["AdaptiveVSGD"]
 
@@ -52,8 +52,10 @@ def compare_signs(grad, mean, deviation):
 def compare_sizes(grad, mean, deviation):
     """This innovation in standard deviations, with the sign that the last one has left; and its square."""
     known = sign(abs(where(abs(grad) > 0, deviation, 0.0)))
-    surprise = known * (grad - mean) / (abs(deviation) + (1 - known))  # not 0/0
-    bounded = minimum(maximum(surprise, -LARGEST_SURPRISE), LARGEST_SURPRISE)
+    surprise = (grad - mean) / (abs(deviation) + (1 - known))  # not 0/0
+    # What is not a number is too large as well: it must not spoil the sums.
+    largest = copysign(LARGEST_SURPRISE * known, surprise)
+    bounded = where(abs(surprise) < LARGEST_SURPRISE, known * surprise, largest)
     return bounded * copysign(known, deviation), bounded * bounded
 
 

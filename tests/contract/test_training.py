@@ -399,7 +399,7 @@ def test_a_model_is_moved_to_another_dtype_and_its_state_loaded(make, way, dtype
     # Three roundings of a weight below one in bfloat16, and of AdamW's statistics.
     tolerance = 1e-5 if dtype is torch.float64 else 1.5e-2
     if make is varigrad.AdaptiveMuon:  # whose iterations compute in bfloat16 unless the parameters are of 64 bits
-        tolerance = max(tolerance, 1e-3)
+        tolerance = max(tolerance, 1.5e-3)  # a tenth of three steps of 0.2 √6 lr
     for param, other, before in zip(model.parameters(), moved.parameters(), start.parameters(), strict=True):
         assert other.dtype is dtype
         assert resumed.state[other]["step"] == 6

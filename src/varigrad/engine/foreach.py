@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operations import OPERATIONS
+from .operations import OPERATIONS, total
 from .plan import COMMUTATIVE, FUSED, Plan
 from .rule import Rule
 
@@ -46,7 +46,7 @@ def run(
             moved[name] = [value.clone() for value in values]
     for name, values in moved.items():
         torch._foreach_copy_(tensors[name], list(values))
-    return {name: [value.sum() for value in results[name]] for name in rule.statistics}
+    return {name: [total(value) for value in results[name]] for name in rule.statistics}
 
 
 def _tensors(values: list[Any]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .operations import total
 from .rule import Rule
 
 __all__ = ["run"]
@@ -39,7 +40,7 @@ def run(
         keywords = {name: value[index] if isinstance(value, list) else value for name, value in scalars.items()}
         for name, value in zip(rule.results, rule(*elements, maximize=maximize, **keywords), strict=True):
             if name in sums:
-                sums[name].append(value.sum())
+                sums[name].append(total(value))
             else:
                 # What the rule returns untouched may be about to be written over.
                 tensors[name][index] = value.clone() if any(value is element for element in elements) else value

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["OPERATIONS", "Operation", "Scalar", "evaluate"]
+__all__ = ["OPERATIONS", "Operation", "Scalar", "evaluate", "total"]
 
 Scalar = float | Tensor
 """A number that is the same for every element: a float, or a 0-dim tensor where the host must not wait for it."""
@@ -73,3 +73,8 @@ def evaluate(operation: str, *arguments: Any) -> Any:
     """Computes an operation on numbers, or on tensors where any argument is one."""
     row = OPERATIONS[operation]
     return (row.tensor if any(isinstance(argument, Tensor) for argument in arguments) else row.number)(*arguments)
+
+
+def total(values: Tensor) -> Tensor:
+    """Returns the sum of a statistic over a tensor, with digits enough that the order does not matter; 0-dim."""
+    return values.sum() if values.device.type == "mps" else values.sum(dtype=torch.float64)
