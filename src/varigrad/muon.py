@@ -86,7 +86,7 @@ class AdaptiveMuon(AdaptiveVSGD):
         foreach: Run on lists of tensors; None where nothing fused serves, False for one tensor after the other.
         fused: Run compiled code, one pass over memory; None where it is available.
         capturable: Keep the step count on the device, so that a CUDA graph can capture the step.
-        differentiable: Let autograd follow the step; slow. The gain is a constant to it: signs have no derivative.
+        differentiable: Let autograd follow the step; slow. The bits that are kept are constants to it.
 
     Raises:
         TypeError: If an argument has the wrong type, or a group an unknown key.
