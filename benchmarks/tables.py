@@ -25,6 +25,7 @@ NAMES = {
     "vsgd": "VSGD",
     "constant-vsgd": "ConstantVSGD",
     "adaptive-vsgd": "AdaptiveVSGD",
+    "adaptive-muon": "AdaptiveMuon",
     "adamw": "AdamW",
     "sgd": "SGD",
 }

@@ -148,8 +148,10 @@ def test_what_is_said_of_adaptive_muon_is_what_was_found():
     )
     assert f"a gain set by hand and Muon, by {muon}, {schedule_free}, {by_hand} and {gpt}." in words("results")
     adamw, muon = (lead("x4", "gpt-short", over, 3) for over in ("adamw", "muon"))
-    assert f"below AdamW by {adamw} and below Muon by {muon}." in words("muon")
-    assert f"On MNIST it ends below AdamW, by {lead('x4', 'mnist-short', 'adamw', 4)}," in words("muon")
+    assert f"below AdamW by {adamw} and below Muon by {muon};" in words("muon")
+    adamw, muon = (lead("x16", "gpt-short", over, 3) for over in ("adamw", "muon"))
+    assert f"with sixteen times as many it still does, by {adamw} and {muon}." in words("muon")
+    assert f"it ends below AdamW, by {lead('x4', 'mnist-short', 'adamw', 4)}, below Muon," in words("muon")
 
 
 def tables():
