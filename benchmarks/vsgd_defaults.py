@@ -2,6 +2,7 @@
 
     python benchmarks/vsgd_defaults.py [--task digits] [--seeds 10]
     python benchmarks/vsgd_defaults.py --task mnist-mlp --steps 1500 --seeds 3 --rates 0.01
+    python benchmarks/vsgd_defaults.py --task benchmarks/short_tasks.py:gpt-short --seeds 5 --rates 0.003,0.01
 
 All settings begin with the same weights and see the same batches. The runs are kept in results/vsgd-defaults/; what is
 there is not run again.
@@ -31,7 +32,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rates", default="0.003,0.01,0.03", help="for the settings; the defaults have all rates")
     options = parser.parse_args()
-    study = Study(FOLDER / f"{options.task}.json", options.task, options.steps)
+    study = Study(FOLDER / f"{options.task.rpartition(':')[2]}.json", options.task, options.steps)
     row = find_optimizer("vsgd")
     for seed in range(options.seeds):
         for rate in (*row.rates, 3e-1):

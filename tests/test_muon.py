@@ -191,6 +191,13 @@ def test_the_projections_of_an_attention_are_matrices():
     ]
 
 
+def test_the_weights_of_recurrent_layers_are_matrices():
+    model = nn.ModuleList([nn.LSTM(4, 8, num_layers=2, proj_size=3), nn.GRUCell(3, 5), nn.Linear(5, 2)])
+    matrices, _ = varigrad.AdaptiveMuon(model).param_groups
+    layers = (f"0.weight_{name}_l{layer}" for layer in (0, 1) for name in ("ih", "hh", "hr"))
+    assert matrices["param_names"] == [*layers, "1.weight_ih", "1.weight_hh"]
+
+
 def test_a_model_without_matrices_or_of_nothing_else_has_one_group():
     norm = varigrad.AdaptiveMuon(nn.LayerNorm(4))
     assert [group["matrices"] for group in norm.param_groups] == [False]

@@ -17,9 +17,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """torch's Muon for the matrices inside a network, torch's AdamW for all other parameters, at one learning rate.
 
     Muon's steps are scaled so that their root mean square is that of AdamW's (Liu et al. 2025, Eq. 4): one rate then
-    fits both. The matrices are the weights of all `nn.Linear` but the output layer's, the kernels of all convolutions
-    but the first, as matrices with a row for each output channel (Jordan et al. 2024). The output layer, embeddings,
-    kernels in groups, biases and normalisations are AdamW's.
+    fits both. The matrices are the weights of all `nn.Linear` but the output layer's, those of recurrent layers, the
+    projections of attention, and the kernels of all convolutions but the first, as matrices with a row for each output
+    channel (Jordan et al. 2024). The output layer, embeddings, kernels in groups, biases and normalisations are
+    AdamW's.
 
     Args:
         model: The network, on its device: the kernels' memory is shared.
