@@ -137,16 +137,18 @@ def words(page):
 
 
 def test_what_is_said_of_adaptive_muon_is_what_was_found():
-    muon, schedule_free, by_hand, gpt = (
+    muon, schedule_free, by_hand, gpt, lstm = (
         lead("", *pair)
         for pair in (
             ("mnist-short", "muon", 4),
             ("cifar10-short", "schedule-free", 3),
             ("cifar100-short", "gain-by-hand", 3),
             ("gpt-short", "muon", 3),
+            ("lstm-short", "muon", 3),
         )
     )
-    assert f"a gain set by hand and Muon, by {muon}, {schedule_free}, {by_hand} and {gpt}." in words("results")
+    leads = f"by {muon}, {schedule_free}, {by_hand}, {gpt} and {lstm}."
+    assert f"a gain set by hand, Muon and Muon, {leads}" in words("results")
     adamw, muon = (lead("x4", "gpt-short", over, 3) for over in ("adamw", "muon"))
     assert f"below AdamW by {adamw} and below Muon by {muon};" in words("muon")
     adamw, muon = (lead("x16", "gpt-short", over, 3) for over in ("adamw", "muon"))
