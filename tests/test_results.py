@@ -123,6 +123,13 @@ def test_what_is_said_of_svgds_first_table_is_what_was_found():
     assert f"took {record['provenance']['seconds'] / 60:.0f} minutes" in page
 
 
+def test_what_is_said_of_the_notebook_is_what_was_found():
+    record = json.loads((ROOT / "results/reproduce/vsgd-notebook-full.json").read_text("utf-8"))
+    found = {row["label"].partition(":")[0]: f"{row['ours']:.1f}" for row in record["rows"]}
+    vsgd, sgd, adam = (found[name] for name in ("VSGD", "SGD with momentum", "Adam"))
+    assert f"{vsgd} % for VSGD, {sgd} for SGD with momentum and {adam} for Adam" in words("reproducing")
+
+
 def lead(study, task, over, digits):
     """By how much AdaptiveMuon ends below another, seed by seed, with a 95 % interval, as a page has it."""
     record = json.loads((ROOT / "results" / "fair" / study / f"{task}.json").read_text("utf-8"))["optimizers"]
