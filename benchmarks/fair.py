@@ -73,7 +73,7 @@ STUDIES = {
     "x16": Study(LONGEST, ("mnist-short", "gpt-short"), 16, seeds=5, trials=5),
     "muon": Study(MUON, ("cifar10-short", "gpt-short")),
 }
-CURVES = ("validation_loss", "test_loss", "test_accuracy")
+CURVES = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
 
 
 def short(value: float | None, digits: int = 5) -> float | None:

@@ -202,19 +202,31 @@ def taps_cost(name):
 def lab_loop():
     """What a step of the lab takes over one of other loops, and a grid's time with several workers."""
     loops, workers = read("lab-loop", "loops"), read("lab-loop", "workers")
-
-    def told(row, over=1.0):
-        return f"{row['ratio'] / over:.2f} ({row['low'] / over:.2f} to {row['high'] / over:.2f})"
-
     rows = [("What", "Over", "Time")]
-    rows.append(("`mnist-mlp`, a step", "a bare loop", told(loops["mnist-mlp"]["lab"])))
+    rows.append(("`mnist-mlp`, a step", "a bare loop", ratio(loops["mnist-mlp"]["lab"])))
     for side, row in loops["cifar10-vgg6"].items():
         if side != "DataLoader":
-            rows.append((f"`cifar10-vgg6`, a step, {side}", "a DataLoader's", told(row)))
+            rows.append((f"`cifar10-vgg6`, a step, {side}", "a DataLoader's", ratio(row)))
     times = [two / one for one, two in zip(*workers["seconds"].values(), strict=True)]
     spread = f"{statistics.fmean(times):.2f} ({min(times):.2f} to {max(times):.2f})"
     rows.append((f"a grid of {workers['runs']} runs, {workers['workers']} workers", "one worker", spread))
     return markdown(rows)
+
+
+def training_time():
+    """The processor time of a whole training step, AdamW's in milliseconds and the others' over it."""
+    found = {name: read("training-time", name) for name in fair_tables.FIVE}
+    rows = [("Optimizer", *(f"{fair_tables.TASKS[name]}, {record['parameters']:,}" for name, record in found.items()))]
+    for name in found["mnist-short"]["optimizers"]:
+        told = [record["optimizers"][name] for record in found.values()]
+        times = [f"{row['ms']:.3g} ms" if name == "adamw" else ratio(row) for row in told]
+        rows.append((fair_tables.NAMES[name], *times))
+    return markdown(rows)
+
+
+def ratio(row):
+    """A ratio and the middle half of what was measured."""
+    return f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def commands(study):
@@ -261,6 +273,7 @@ TABLES = {
     "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
     "fair muon": lambda: markdown(fair_tables.muon()),
     "lab-loop": lab_loop,
+    "training-time": training_time,
     "gains": lambda: markdown(fair_tables.gains()),
     "sensitivity adaptive-vsgd": lambda: markdown(fair_tables.sensitivity("adaptive-vsgd")),
     "sensitivity adaptive-muon": lambda: markdown(fair_tables.sensitivity("adaptive-muon")),

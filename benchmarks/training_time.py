@@ -1,67 +1,102 @@
-"""How much longer the MNIST MLP trains with VSGD than with torch's AdamW: interleaved, median of ratios.
+"""How much longer a whole training step takes than with torch's fused AdamW: forward pass, backward pass and step.
 
-    python benchmarks/training_time.py [--rounds 25] [--steps 100]
+    python benchmarks/training_time.py --data-dir FOLDER                   # the short tasks, results/training-time
+    python benchmarks/training_time.py --tasks gpt-short --rounds 5 --data-dir FOLDER
 
-The network and the batch size of 32 are those of the SVGD paper's section 6.1; the images are random, which costs the
-same. Each round runs the same number of training steps (forward, backward, step) with every optimizer in turn, so that
-a change of the machine's speed meets all of them.
+Every optimizer trains a network of its own on the batches of the task. In each round all take some steps, one after the
+other, so that a change of the machine's speed meets all of them; what is told is the median of the ratios to AdamW's
+time in the same round, with the middle half. It is processor time on one thread, which other programs disturb less.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
-import varigrad
-from varigrad.lab.models.mlp import mlp
+from varigrad.lab import machine
+from varigrad.lab.files import write_text
+from varigrad.lab.optimizers import find_optimizer
+from varigrad.lab.tasks import find_task
+from varigrad.lab.tasks.task import Task
 
-OPTIMIZERS = {
-    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
-    "AdamW(foreach=True)": lambda p: torch.optim.AdamW(p, lr=1e-3, foreach=True),
-    "AdamW(fused=True)": lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True),
-    "VSGD": lambda p: varigrad.VSGD(p, lr=1e-3),
-    "VSGD(foreach=True)": lambda p: varigrad.VSGD(p, lr=1e-3, foreach=True),
-    "VSGD(foreach=False)": lambda p: varigrad.VSGD(p, lr=1e-3, foreach=False),
-}
+ROOT = Path(__file__).parent.parent
+TASKS = ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-short")
+OPTIMIZERS = ("adamw", "vsgd", "adaptive-vsgd", "muon", "adaptive-muon")
+SECONDS = 0.2
+"""What an optimizer's turn in a round lasts about."""
 
 
-def trainer(build):
+def trainer(task: Task, data: Any, name: str) -> Callable[[int], float]:
+    """Returns what takes so many training steps, and tells the seconds of one."""
     torch.manual_seed(0)
-    model = mlp(784, 256, 128, 64, 32, 10, batch_norm=True)
-    optimizer = build(model.parameters())
-    inputs, targets = torch.rand(10_000, 28, 28), torch.randint(10, (10_000,))
+    model = task.network(torch.device("cpu"))
+    if name == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    else:
+        optimizer = find_optimizer(name).build(model, 1e-3, 0.0, task.batch_size, task.steps)
+    batches = task.kind.batches(data, task.batch_size, 0, task.pad)
+    model.train()
+    done = 0
 
-    def train(steps):
-        for step in range(steps):
-            batch = slice(32 * step % 9_984, 32 * step % 9_984 + 32)
+    def run(steps: int) -> float:
+        nonlocal done
+        began = time.process_time()
+        for step in range(done, done + steps):
+            loss = task.kind.loss(model, *batches[step])
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+            loss.backward()
             optimizer.step()
+        done += steps
+        return (time.process_time() - began) / steps
 
-    return train
+    return run
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def measure(task: Task, data: Any, rounds: int) -> dict[str, Any]:
+    """Of each optimizer the milliseconds of a step, and the ratio to AdamW's: median, first and third quartile."""
+    runs = {name: trainer(task, data, name) for name in OPTIMIZERS}
+    steps = {}
+    for name, run in runs.items():
+        run(3)
+        steps[name] = max(1, round(SECONDS / run(3)))
+    times = [{name: run(steps[name]) for name, run in runs.items()} for _ in range(rounds)]
+    found = {}
+    for name in OPTIMIZERS:
+        low, ratio, high = statistics.quantiles([row[name] / row["adamw"] for row in times], n=4)
+        middle = 1e3 * statistics.median(row[name] for row in times)
+        found[name] = {"ms": round(middle, 3), **{"ratio": round(ratio, 3), "low": round(low, 3), "high": round(high, 3)}}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--steps", type=int, default=100)
-    arguments = parser.parse_args()
-    trainers = {name: trainer(build) for name, build in OPTIMIZERS.items()}
-    milliseconds = {name: [] for name in trainers}
-    for train in trainers.values():
-        train(arguments.steps)
-    for _ in range(arguments.rounds):
-        for name, train in trainers.items():
-            began = time.perf_counter()
-            train(arguments.steps)
-            milliseconds[name].append((time.perf_counter() - began) * 1e3 / arguments.steps)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
-    print(f"{'optimizer':22} {'ms per step':>12} {'ratio to AdamW: median':>24} {'min':>6} {'max':>6}")
-    for name, values in milliseconds.items():
-        ratios = [ours / theirs for ours, theirs in zip(values, milliseconds["AdamW"], strict=True)]
-        figures = f"{statistics.median(ratios):24.3f} {min(ratios):6.3f} {max(ratios):6.3f}"
-        print(f"{name:22} {statistics.median(values):12.3f} {figures}")
+    parser.add_argument("--data-dir", type=Path, help="the data; by default VARIGRAD_DATA")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "training-time")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.tasks:
+        task = find_task(f"{ROOT}/benchmarks/short_tasks.py:{name}")
+        found = measure(task, task.data.load(options.data_dir), options.rounds)
+        command = f"python benchmarks/training_time.py --tasks {name} --rounds {options.rounds}"
+        record = {
+            "task": name,
+            "parameters": sum(param.numel() for param in task.model().parameters()),
+            "rounds": options.rounds,
+            "optimizers": found,
+            "provenance": machine.provenance(command, torch.device("cpu")),
+        }
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_text(options.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        print(name, *(f"{key} {value['ratio']:.2f}" for key, value in found.items()), flush=True)
 
 
 if __name__ == "__main__":
