@@ -71,7 +71,8 @@ def measure(task: Task, data: Any, rounds: int) -> dict[str, Any]:
     for name in OPTIMIZERS:
         low, ratio, high = statistics.quantiles([row[name] / row["adamw"] for row in times], n=4)
         middle = 1e3 * statistics.median(row[name] for row in times)
-        found[name] = {"ms": round(middle, 3), **{"ratio": round(ratio, 3), "low": round(low, 3), "high": round(high, 3)}}
+        figures = {"ms": middle, "ratio": ratio, "low": low, "high": high}
+        found[name] = {key: round(value, 3) for key, value in figures.items()}
     return found
 
 

@@ -162,7 +162,8 @@ def test_what_is_said_of_adaptive_muon_is_what_was_found():
     assert f"with sixteen times as many it still does, by {adamw} and {muon}." in words("muon")
     assert f"it ends below AdamW, by {lead('x4', 'mnist-short', 'adamw', 4)}, below Muon," in words("muon")
     behind = lead("x16", "mnist-short", "adamw", 4)
-    assert behind.startswith("-") and f"above AdamW](adaptive.md#in-longer-runs), by {behind[1:]}," in words("muon")
+    assert behind.startswith("-")
+    assert f"above AdamW](adaptive.md#in-longer-runs), by {behind[1:]}," in words("muon")
 
 
 def test_what_is_said_of_fitting_mnist_is_what_was_found():
@@ -189,11 +190,13 @@ def test_what_is_said_of_the_time_to_adamws_loss_is_what_was_found():
     mnist, cifar10, cifar100, gpt, lstm = faster("adaptive-muon")
     said = "three times as fast with the GPT, a tenth faster on CIFAR-100 and with the LSTM, no faster on CIFAR-10"
     assert f"gets to AdamW's loss {said}, and nearly five times slower on MNIST." in words("results")
-    assert (round(1 / mnist), round(cifar10, 1), round(cifar100, 1), round(gpt), round(lstm, 1)) == (5, 1, 1.1, 3, 1.1)
+    assert (round(1 / mnist), round(cifar10, 1), round(cifar100, 1)) == (5, 1, 1.1)
+    assert (round(gpt), round(lstm, 1)) == (3, 1.1)
     mnist, cifar10, cifar100, gpt, lstm = faster("adaptive-vsgd")
     said = "twice as fast with the GPT and a fifth faster with the LSTM, no faster on CIFAR-10 and CIFAR-100"
     assert f"AdaptiveVSGD is {said}, and a third slower on MNIST." in words("results")
-    assert (round(1 / mnist, 1), round(cifar10, 1), round(cifar100, 1), round(gpt), round(lstm, 1)) == (1.3, 1, 1, 2, 1.2)
+    assert (round(1 / mnist, 1), round(cifar10, 1), round(cifar100, 1)) == (1.3, 1, 1)
+    assert (round(gpt), round(lstm, 1)) == (2, 1.2)
 
 
 def tables():
