@@ -4,6 +4,7 @@
     python benchmarks/fair.py --tasks gpt-short --workers 2 --store FOLDER --data-dir FOLDER
     python benchmarks/fair.py --study x4 --store FOLDER --data-dir FOLDER   # runs four times as long; x16 likewise
     python benchmarks/fair.py --study muon --store FOLDER --data-dir FOLDER # a learned gain inside Muon
+    python benchmarks/fair.py --study vsgd --store FOLDER --data-dir FOLDER # VSGD with other exponents
 
 It calls `varigrad tune` for one task after the other (`benchmarks/short_tasks.py`), and keeps of what that finds what
 `benchmarks/tables.py` makes its tables from: results/fair/TASK.json, or results/fair/STUDY/TASK.json. There are 16
@@ -37,6 +38,7 @@ LONGER = (
 )
 LONGEST = ("adaptive-vsgd", "adaptive-muon", "adamw", "muon")
 MUON = ("adamw", "adaptive-vsgd", "muon", "adaptive-muon", "benchmarks/adaptive_muon.py")
+VSGD = ("adamw", "vsgd", "benchmarks/vsgd_memory.py")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ STUDIES = {
     "x4": Study(LONGER, ("mnist-short", "gpt-short"), 4),
     "x16": Study(LONGEST, ("mnist-short", "gpt-short"), 16, seeds=5, trials=5),
     "muon": Study(MUON, ("cifar10-short", "gpt-short")),
+    "vsgd": Study(VSGD, ("mnist-short", "cifar10-short", "cifar100-short", "gpt-short", "lstm-short")),
 }
 CURVES = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
 

@@ -144,6 +144,15 @@ def muon():
     return rows
 
 
+def vsgd():
+    """VSGD with a shorter memory of its variances: test losses less VSGD's own."""
+    found = records(FAIR / "vsgd")
+    rows = [("Setting", *(TASKS[name] for name in found))]
+    for key, name in (("vsgd", "the defaults"), ("vsgd-short-memory", "`kappas=(0.6, 0.6)`")):
+        rows.append((name, *(loss_less("vsgd", record, key) for record in found.values())))
+    return rows
+
+
 def sensitivity(optimizer):
     """The validation loss with one constant changed, less that with all as they are."""
     found = [

@@ -255,10 +255,11 @@ TABLES = {
     "loss-scale digits": lambda: loss_scale("digits"),
     "loss-scale digits own-rate": lambda: loss_scale("digits", own_rate=True),
     "loss-scale mnist-mlp": lambda: loss_scale("mnist-mlp"),
-    "vsgd-defaults digits": lambda: vsgd_defaults("digits"),
-    "vsgd-defaults mnist-mlp": lambda: vsgd_defaults("mnist-mlp"),
-    "vsgd-rates digits": lambda: vsgd_rates("digits"),
-    "vsgd-rates mnist-mlp": lambda: vsgd_rates("mnist-mlp"),
+    **{
+        f"{name} {task}": functools.partial(table, task)
+        for name, table in (("vsgd-defaults", vsgd_defaults), ("vsgd-rates", vsgd_rates))
+        for task in ("digits", "mnist-mlp", "gpt-short")
+    },
     "step-time": step_time,
     "step-time operations": step_time_operations,
     "step-time sizes": step_time_sizes,
@@ -272,6 +273,7 @@ TABLES = {
     "fair longer steps": lambda: markdown(fair_tables.lengths(fair_tables.share)),
     "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
     "fair muon": lambda: markdown(fair_tables.muon()),
+    "fair vsgd": lambda: markdown(fair_tables.vsgd()),
     "lab-loop": lab_loop,
     "training-time": training_time,
     "gains": lambda: markdown(fair_tables.gains()),
