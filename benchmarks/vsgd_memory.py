@@ -1,5 +1,7 @@
 """VSGD with a shorter memory of its variances, which looked better in `vsgd_defaults.py`, for `fair.py` to judge.
 
+It is given to the lab as a file:
+
     varigrad tune --task benchmarks/short_tasks.py:gpt-short --optimizers vsgd,benchmarks/vsgd_memory.py
 """
 
