@@ -114,6 +114,19 @@ def test_what_is_said_of_war_and_peace_is_what_was_found():
     assert f"took {record['provenance']['seconds'] / 60:.0f} minutes" in page
 
 
+def test_what_is_said_of_p1_is_what_was_found():
+    path = ROOT / "results" / "reproduce" / "dissecting-adam-fig5-p1-mnist-full-autocast.json"
+    record = json.loads(path.read_text("utf-8"))
+    found = {row["label"]: row for row in record["rows"]}
+    names = ("M-SGD", "Adam", "M-SSD", "M-SVAG")
+    assert all("edge" in found[f"{name}, training loss"]["detail"] for name in names)
+    one, two, three, four = (f"{found[f'{name}, training loss']['ours']:.4f}" for name in names)
+    assert f"M-SGD ends at a training loss of {one}, Adam at {two}, M-SSD at {three} and M-SVAG at {four}," in words(
+        "reproducing"
+    )
+    assert f"took {record['provenance']['seconds'] / 60:.0f} minutes beside" in words("reproducing")
+
+
 def test_what_is_said_of_svgds_first_table_is_what_was_found():
     record = json.loads((ROOT / "results/reproduce/svgd-table1-full.json").read_text("utf-8"))
     found = {row["label"].partition(":")[0]: f"{row['ours']:.2f}" for row in record["rows"]}
