@@ -112,10 +112,10 @@ def less(own, base):
     return f"{statistics.fmean(gaps):+.4f}{PLUS_MINUS}{half:.4f}"
 
 
-def lengths(cell):
+def lengths(cell, tasks=TASKS):
     """A row for each optimizer in a longer run, a column for each task and length."""
     found, longer = [], set()
-    for task in TASKS:
+    for task in tasks:
         more = [record for study in ("x4", "x16") if (record := records(FAIR / study).get(task))]
         found += [records()[task], *more] if more else []
         longer.update(*(record["optimizers"] for record in more))

@@ -213,6 +213,11 @@ def lab_loop():
     return markdown(rows)
 
 
+def longer_loss(task):
+    """AdamW's test losses on a task in runs of several lengths, and what the others' are more."""
+    return markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"), (task,)))
+
+
 def training_time():
     """The processor time of a whole training step, AdamW's in milliseconds and the others' over it."""
     found = {name: read("training-time", name) for name in fair_tables.FIVE}
@@ -271,7 +276,7 @@ TABLES = {
     "fair steps adaptive": lambda: markdown(fair_tables.steps(fair_tables.AROUND_ADAPTIVE)),
     "fair rates": lambda: markdown(fair_tables.rates()),
     "fair longer steps": lambda: markdown(fair_tables.lengths(fair_tables.share)),
-    "fair longer loss": lambda: markdown(fair_tables.lengths(functools.partial(fair_tables.loss_less, "adamw"))),
+    **{f"fair longer loss {task}": functools.partial(longer_loss, f"{task}-short") for task in ("mnist", "gpt")},
     "fair muon": lambda: markdown(fair_tables.muon()),
     "fair vsgd": lambda: markdown(fair_tables.vsgd()),
     "lab-loop": lab_loop,
