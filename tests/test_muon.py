@@ -198,6 +198,13 @@ def test_the_weights_of_recurrent_layers_are_matrices():
     assert matrices["param_names"] == [*layers, "1.weight_ih", "1.weight_hh"]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_the_length_and_the_direction_of_a_normalised_weight_are_no_matrices():
+    model = nn.utils.weight_norm(nn.LSTM(4, 8), "weight_hh_l0")
+    matrices, _ = varigrad.AdaptiveMuon(model).param_groups
+    assert matrices["param_names"] == ["weight_ih_l0"]
+
+
 def test_a_model_without_matrices_or_of_nothing_else_has_one_group():
     norm = varigrad.AdaptiveMuon(nn.LayerNorm(4))
     assert [group["matrices"] for group in norm.param_groups] == [False]

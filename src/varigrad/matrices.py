@@ -27,4 +27,5 @@ def inner_matrices(model: nn.Module) -> list[Tensor]:
     inner += [projection for projection in projections if projection is not None]
     recurrent = [module for module in model.modules() if isinstance(module, Recurrent)]
     named = [pair for module in recurrent for pair in module.named_parameters(recurse=False)]
-    return inner + [param for name, param in named if name.startswith("weight_")]
+    # Not the length and the direction that weight normalisation has instead.
+    return inner + [param for name, param in named if name.startswith("weight_") and not name.endswith(("_g", "_v"))]
